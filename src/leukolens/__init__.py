@@ -1,0 +1,1 @@
+"""leukolens: train, compare and honestly evaluate image classifiers of leukemia cells."""

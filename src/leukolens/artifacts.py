@@ -1,0 +1,268 @@
+"""Names, columns and dtypes of every file that the rooms exchange, and the one way to read and write them.
+
+In: tables and records. Out: the same, validated. Writes: whatever it is asked to, always to a temporary name first and
+then renamed, so that an interrupted verb leaves either the old file or the new one.
+
+A Parquet file carries its record (a JSON object: classes, seed, hashes, …) in the Arrow schema metadata, so that a
+table and what must be known about it cannot be parted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from leukolens.errors import ArtifactError
+
+MANIFEST_FILE = "manifest.parquet"
+SET_ASIDE_FILE = "set_aside.csv"
+FLOW_FILE = "flow.json"
+SPLITS_FILE = "splits.parquet"
+RUN_FILE = "run.json"
+WEIGHTS_FILE = "weights.safetensors"
+EPOCHS_FILE = "epochs.csv"
+PREDICTIONS_FILE = "predictions.parquet"
+METRICS_FILE = "metrics.json"
+COMPARISON_FILE = "comparison.csv"
+REPORT_FILE = "report.html"
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SIDES = (TRAIN, VALIDATION, TEST)
+
+# Parts of a published data set: the training pool, the labelled preliminary test, the unlabelled final test.
+POOL, PRELIMINARY, FINAL = "train", "preliminary", "final"
+
+_RECORD_KEY = b"leukolens"
+_HASH_BLOCK_BYTES = 1 << 20
+
+Record = dict[str, Any]
+
+MANIFEST_COLUMNS: Mapping[str, str] = {
+    "image": "string",  # path below `root`, with forward slashes; unique
+    "label": "string",  # class name, null where unlabelled
+    "subject": "string",  # upper-cased id, null where unknown
+    "group": "string",  # subjects joined by shared duplicates, "20+21"; null where the subject is
+    "fold": "string",  # official fold, "fold_0"; null where none
+    "part": "string",  # POOL, PRELIMINARY or FINAL
+    "pixel_hash": "string",  # SHA-256 of shape and RGB pixels after the black canvas is trimmed: the same cell
+    "content_hash": "string",  # SHA-256 of shape and RGB pixels as decoded: the same picture
+    "duplicate_of": "string",  # first image (in path order) with the same pixel_hash, null for that first one
+    "format": "string",  # as decoded, "BMP"
+    "width_px": "int32",
+    "height_px": "int32",
+    "area_px": "int64",  # foreground pixels
+    "mean_red": "float32",  # over the foreground, 0–255
+    "mean_green": "float32",
+    "mean_blue": "float32",
+    "bytes": "int64",
+}
+SPLITS_COLUMNS: Mapping[str, str] = {"fold": "int16", "image": "string", "side": "string"}
+# Besides these, one column `score_<class>` (float64, probability) per class, in the order of the record's classes.
+PREDICTIONS_COLUMNS: Mapping[str, str] = {
+    "image": "string",
+    "subject": "string",
+    "group": "string",
+    "fold": "int16",
+    "side": "string",
+    "y_true": "string",
+    "y_pred": "string",
+    "y_score": "float64",  # probability of the positive class or classes; null where none is named
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images of one data set and what is known of them.
+
+    `images` has MANIFEST_COLUMNS. `record` holds: `root` (absolute folder), `layout`, `classes` (names, negative ones
+    first), `positive` (names, may be empty with three classes or more), `canvas_px` ([height, width]), `synthetic`
+    (bool), `flow` (counts, as written to FLOW_FILE) and `listing_hash` (of the paths, sizes and times on disk).
+    """
+
+    images: pd.DataFrame
+    record: Record
+
+    @property
+    def root(self) -> Path:
+        """The folder that `image` paths start from."""
+        return Path(self.record["root"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; their positions are the indices of logits and scores."""
+        return tuple(self.record["classes"])
+
+    @property
+    def positive(self) -> tuple[str, ...]:
+        """The class or classes that count as positive; empty where none was named."""
+        return tuple(self.record["positive"])
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the sorted image paths, labels, subjects and pixels: the version of the data."""
+        columns = ["image", "label", "subject", "group", "content_hash"]
+        rows = self.images[columns].astype(object).where(self.images[columns].notna(), None)
+        return hash_json(sorted(map(list, rows.itertuples(index=False, name=None)), key=str))
+
+    def save(self, path: Path) -> None:
+        """Write MANIFEST_FILE."""
+        write_table(self.images, path, MANIFEST_COLUMNS, self.record)
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read MANIFEST_FILE; `path` is the file or the folder that holds it."""
+        return cls(*read_table(_in_folder(path, MANIFEST_FILE), MANIFEST_COLUMNS))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which side each image is on.
+
+    `sides` has SPLITS_COLUMNS, one row per fold and used image (a single split has fold 0 only). `record` holds:
+    `strategy` ("subject", "image", "official", "file"), `label` ("split by image: optimistic"), `optimistic` (bool),
+    `seed`, `fractions` ([train, validation, test]), `folds` (count, 1 for a single split), `manifest_hash` and `audit`
+    (list of lines, as printed).
+    """
+
+    sides: pd.DataFrame
+    record: Record = field(default_factory=dict)
+
+    def of_fold(self, fold: int) -> pd.Series[str]:
+        """Side of each used image of one fold, indexed by image."""
+        rows = self.sides[self.sides["fold"] == fold]
+        return pd.Series(rows["side"].to_numpy(), index=pd.Index(rows["image"]), name="side")
+
+    def save(self, path: Path) -> None:
+        """Write SPLITS_FILE."""
+        write_table(self.sides, path, SPLITS_COLUMNS, self.record)
+
+    @classmethod
+    def load(cls, path: Path) -> Splits:
+        """Read SPLITS_FILE; `path` is the file or the folder that holds it."""
+        return cls(*read_table(_in_folder(path, SPLITS_FILE), SPLITS_COLUMNS))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scores of one model for images with known labels: the only thing that `evaluation` reads.
+
+    `table` has PREDICTIONS_COLUMNS and one `score_<class>` column per class. `record` holds: `classes`, `positive`,
+    `architecture`, `display_name`, `trained_on`, `split_label`, `optimistic`, `synthetic`, `run_hash`.
+    """
+
+    table: pd.DataFrame
+    record: Record
+
+    def save(self, path: Path) -> None:
+        """Write PREDICTIONS_FILE."""
+        scores = {f"score_{name}": "float64" for name in self.record["classes"]}
+        write_table(self.table, path, {**PREDICTIONS_COLUMNS, **scores}, self.record)
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read PREDICTIONS_FILE; `path` is the file or the folder that holds it."""
+        return cls(*read_table(_in_folder(path, PREDICTIONS_FILE), PREDICTIONS_COLUMNS))
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder; rename it to `path` when the block ends well, delete it when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(frame: pd.DataFrame, path: Path, columns: Mapping[str, str], record: Mapping[str, Any]) -> None:
+    """Write `frame` as Parquet with exactly `columns` (in that order and dtype) and `record` in its metadata."""
+    table = pa.Table.from_pandas(frame[list(columns)].astype(dict(columns)), preserve_index=False)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), _RECORD_KEY: json.dumps(record).encode()})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_table(path: Path, columns: Mapping[str, str]) -> tuple[pd.DataFrame, Record]:
+    """Read a Parquet file that `write_table` wrote; raises ArtifactError naming missing columns."""
+    if not path.is_file():
+        raise ArtifactError(
+            f"{path} does not exist.",
+            expected=f"a file named {path.name}",
+            received="nothing at that path",
+            remedy="run the verb that writes it (index, split, train or predict), or correct the path",
+        )
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read.",
+            expected="a Parquet file written by leukolens",
+            received=str(error).splitlines()[0],
+            remedy="delete it and run the verb that writes it again",
+        ) from error
+    missing = [name for name in columns if name not in table.column_names]
+    metadata = table.schema.metadata or {}
+    if missing or _RECORD_KEY not in metadata:
+        raise ArtifactError(
+            f"{path} is not the table that it should be.",
+            expected=f"columns {', '.join(columns)} and a leukolens record",
+            received=f"columns {', '.join(table.column_names)}" + ("" if _RECORD_KEY in metadata else ", no record"),
+            remedy="pass a file written by this version of leukolens, or run the verb that writes it again",
+        )
+    return table.to_pandas().astype(dict(columns)), json.loads(metadata[_RECORD_KEY])
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON has no narrower type
+    """Read a JSON file; raises ArtifactError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read.",
+            expected="a JSON file written by leukolens",
+            received=str(error),
+            remedy="run the verb that writes it again",
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_json(value: object) -> str:
+    """SHA-256 of a value's JSON with sorted keys, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _in_folder(path: Path, name: str) -> Path:
+    return path / name if path.is_dir() else path

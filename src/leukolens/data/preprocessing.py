@@ -1,0 +1,155 @@
+"""Decode, one canvas per data set, resize: the one path from a file to the pixels that a network reads.
+
+In: an image file. Out: uint8 [input_px, input_px, 3]. Writes: nothing. Normalisation belongs to the weights and is the
+first layer of the classifier (`models/classifier.py`), so that no caller can forget it; see `scale_and_offset`.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from leukolens.errors import ImageError
+
+Pixels = NDArray[np.uint8]
+
+IMAGE_FORMATS = ("BMP", "PNG", "JPEG", "TIFF", "WEBP")
+IMAGE_SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
+RESIZER = "Pillow bilinear, antialiased"
+
+# The largest grey level of the background. It is exactly 0 in the C-NMC BMPs; their JPEG copies ring by a few levels
+# around the cell, whose own pixels are brighter than this in at least one channel.
+BACKGROUND_LEVEL = 12
+
+_EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+# What Pillow's decoders raise on damaged files, beyond OSError.
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
+                   struct.error, zlib.error)  # fmt: skip
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One decoded image: `pixels` uint8 [height, width, 3] RGB and the `format` it was read from."""
+
+    pixels: Pixels
+    format: str
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The record that is stored with every cache and every set of weights.
+
+    `canvas_px` is (height, width) of the common canvas, `input_px` the side of the network's square input, `mean` and
+    `std` the per-channel constants on the 0–1 scale that belong to the weights.
+    """
+
+    canvas_px: tuple[int, int]
+    input_px: int
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    resizer: str = RESIZER
+
+    def to_record(self) -> dict[str, Any]:
+        """Give a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Preprocessing:
+        """Read what `to_record` gave."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()})
+
+    def scale_and_offset(self) -> tuple[list[float], list[float]]:
+        """Per-channel (scale, offset) such that `level * scale + offset` normalises a 0–255 grey level."""
+        scale = [1 / (255 * std) for std in self.std]
+        offset = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+        return scale, offset
+
+    def apply(self, pixels: Pixels) -> Pixels:
+        """Bring decoded pixels onto the canvas and to the input size: uint8 [input_px, input_px, 3]."""
+        return resize(fit_canvas(pixels, self.canvas_px), self.input_px)
+
+
+def read_pixels(path: Path, max_pixels: int) -> Decoded:
+    """Decode one file to 8-bit RGB, upright as its EXIF says, transparency over black.
+
+    Raises ImageError with one of the reasons missing, no_permission, empty, not_an_image, too_large, unsupported,
+    truncated. The pixel limit is read from the header, before any pixel is decoded.
+    """
+    if not path.is_file():
+        raise _unusable(path, "missing", "a regular file", "a broken link or no regular file")
+    try:
+        if path.stat().st_size == 0:
+            raise _unusable(path, "empty", "an image of at least one byte", "a file of zero bytes")
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            _check_header(path, image, max_pixels)
+            return _decode(path, image)
+    except PermissionError as error:
+        raise _unusable(path, "no_permission", "a file that may be read", "no read permission") from error
+    except _BOMBS as error:
+        raise _unusable(path, "too_large", f"at most {max_pixels:,} pixels", str(error)) from error
+    except Image.UnidentifiedImageError as error:
+        formats = ", ".join(IMAGE_FORMATS)
+        raise _unusable(path, "not_an_image", f"one of {formats}", "bytes of no such format") from error
+    except _DECODER_ERRORS as error:
+        raise _unusable(path, "truncated", "a whole, undamaged image", str(error) or type(error).__name__) from error
+
+
+def foreground(pixels: Pixels) -> NDArray[np.bool_]:
+    """Pixels that belong to the cell: bool [height, width], true where any channel exceeds BACKGROUND_LEVEL."""
+    mask: NDArray[np.bool_] = pixels.max(axis=2) > BACKGROUND_LEVEL
+    return mask
+
+
+def fit_canvas(pixels: Pixels, canvas_px: tuple[int, int]) -> Pixels:
+    """Centre-crop what is larger and pad with black what is smaller, so that no image is scaled against another."""
+    for axis, wanted in enumerate(canvas_px):
+        have = pixels.shape[axis]
+        start = max(0, (have - wanted) // 2)
+        pixels = pixels.take(range(start, start + min(have, wanted)), axis=axis) if have > wanted else pixels
+        missing = wanted - pixels.shape[axis]
+        if missing > 0:
+            widths = [(0, 0)] * 3
+            widths[axis] = (missing // 2, missing - missing // 2)
+            pixels = np.pad(pixels, widths)
+    return pixels
+
+
+def resize(pixels: Pixels, side_px: int) -> Pixels:
+    """Resize to a square with Pillow's antialiased bilinear filter; resizers disagree by up to 50 levels."""
+    if pixels.shape[:2] == (side_px, side_px):
+        return np.ascontiguousarray(pixels)
+    return np.asarray(Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.BILINEAR))
+
+
+def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise _unusable(path, "too_large", f"at most {max_pixels:,} pixels", f"a header of {width} x {height} pixels")
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise _unusable(path, "unsupported", "8 bits per channel", f"pixel mode {image.mode}")
+    if getattr(image, "n_frames", 1) > 1:
+        raise _unusable(path, "unsupported", "one picture per file", f"{image.n_frames} frames")  # type: ignore[attr-defined]
+
+
+def _decode(path: Path, image: Image.Image) -> Decoded:
+    upright = ImageOps.exif_transpose(image)
+    if "A" in upright.getbands() or "transparency" in upright.info:
+        black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
+        upright = Image.alpha_composite(black, upright.convert("RGBA"))
+    pixels = np.asarray(upright.convert("RGB"))
+    if not pixels.any():
+        raise _unusable(path, "blank", "a picture of something", "black in every pixel")
+    return Decoded(pixels, image.format or "unknown")
+
+
+def _unusable(path: Path, reason: str, expected: str, received: str) -> ImageError:
+    remedy = "replace or remove the file; without --strict it is set aside and named in the flow"
+    return ImageError(f"{path} cannot be used.", reason=reason, expected=expected, received=received, remedy=remedy)

@@ -1,0 +1,1 @@
+"""Predictions in, metrics out: pure functions of arrays and tables that know no deep-learning framework."""

@@ -1,0 +1,1 @@
+"""A trained run and images in, a table of scores out."""

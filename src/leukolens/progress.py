@@ -1,0 +1,75 @@
+"""Progress that a person can follow: a bar with time left on a terminal, sparse log lines elsewhere.
+
+In: what is being done and how much of it there is. Out: nothing. Writes: to standard error only.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+logger = logging.getLogger("leukolens")
+
+_Item = TypeVar("_Item")
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class Advance(Protocol):
+    """Tell the progress that `steps` more are done; `note` is shown beside it."""
+
+    def __call__(self, steps: int = 1, note: str = "") -> None:
+        """Advance."""
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Advance]:
+    """Show `description` with done / total and the time left; call what it yields once per step."""
+    if sys.stderr.isatty():
+        with _bar(description, total) as advance:
+            yield advance
+    else:
+        yield _lines(description, total)
+
+
+def track(items: Iterable[_Item], description: str, total: int) -> Iterator[_Item]:
+    """Yield `items` while showing how many of `total` are done."""
+    with progress(description, total) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+@contextmanager
+def _bar(description: str, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+               TextColumn("{task.fields[note]}"))  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total, note="")
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            bar.update(task, advance=steps, **({"note": note} if note else {}))
+
+        yield advance
+
+
+def _lines(description: str, total: int) -> Advance:
+    started = last = time.monotonic()
+    done = 0
+
+    def advance(steps: int = 1, note: str = "") -> None:
+        nonlocal last, done
+        done += steps
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            left = (now - started) / done * (total - done)
+            logger.info("%s: %d/%d, about %.0f s left %s", description, done, total, left, note)
+
+    return advance

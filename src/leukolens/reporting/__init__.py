@@ -1,0 +1,1 @@
+"""Metrics in, figures and one HTML file out; no number is computed here."""

@@ -1,0 +1,135 @@
+"""Frozen, typed settings of each verb; unknown keys are rejected and nothing on disk is touched.
+
+In: defaults < a YAML file < flags (in that precedence). Out: settings objects. Writes: nothing; the resolved settings
+are written beside what they made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SplitStrategy = Literal["subject", "image", "official", "file"]
+WeightsPolicy = Literal["pretrained", "available", "none"]
+Precision = Literal["auto", "bf16", "fp32"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+# The five networks of the project's source document, in its order.
+FIVE_ARCHITECTURES = ("vgg16", "efficientnet_b0", "resnet50", "densenet121", "alexnet")
+
+_FRACTION_TOLERANCE = 1e-6
+_SIDES = 3
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """What all settings share: they cannot be changed and reject keys that they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class IndexSettings(Settings):
+    """`leukolens index`."""
+
+    positive: tuple[str, ...] = ()
+    """Names of the positive class or classes; empty means ALL where the classes are ALL and HEM."""
+    canvas_px: tuple[Positive, Positive] | None = None
+    """(height, width) that all images are cropped or padded to; None means their most common size."""
+    strict: bool = False
+    """Stop at the first image that would be set aside."""
+    max_pixels: Positive = 25_000_000
+    """Largest width x height accepted, read from the header before decoding. A 40x microscope field of a 20-megapixel
+    camera passes; a cell image is about 0.2 megapixels."""
+    workers: Positive | None = None
+    """Threads that decode; None means one per core."""
+
+
+class SplitSettings(Settings):
+    """`leukolens split`."""
+
+    strategy: SplitStrategy = "subject"
+    fractions: tuple[Fraction, Fraction, Fraction] = (0.70, 0.15, 0.15)
+    """Share of the images of each class for training, validation and test."""
+    folds: Annotated[int, Field(ge=3)] | None = None
+    """k of a k-fold split (subject or image): part i is the test side, part i+1 the validation side of fold i."""
+    seed: int = 0
+    file: Path | None = None
+    """For `file`: a CSV with columns image and side (train, validation, test)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SplitSettings:
+        if abs(sum(self.fractions) - 1) > _FRACTION_TOLERANCE or min(self.fractions) <= 0:
+            raise ValueError(f"fractions must be {_SIDES} shares above 0 that sum to 1, received {self.fractions}")
+        if (self.strategy == "file") != (self.file is not None):
+            raise ValueError("strategy 'file' and a split file go together: give both or neither")
+        if self.folds is not None and self.strategy not in ("subject", "image"):
+            raise ValueError(f"folds exist for 'subject' and 'image' only, received strategy {self.strategy!r}")
+        return self
+
+
+class AugmentationSettings(Settings):
+    """Training transforms; why each is safe for stained cells is said in `data/augmentation.py`."""
+
+    flip: bool = True
+    rotate: bool = True
+    stain_shift: Fraction = 0.05
+    """Standard deviation of a per-image, per-channel factor on optical density (0.05 = 5 %)."""
+    brightness_shift: Fraction = 0.05
+    """Standard deviation of a per-image offset on optical density."""
+
+
+class TrainSettings(Settings):
+    """`leukolens train`."""
+
+    architecture: str = "resnet50"
+    weights: WeightsPolicy = "pretrained"
+    """pretrained: folder, packaged file or download, an error where none is to be had; available: the same, but goes on
+    from random weights and says so; none: random weights."""
+    weights_dir: Path | None = None
+    input_px: Annotated[int, Field(ge=32)] = 224
+    """Height and width of the network's input; 224 in the source document."""
+    head_epochs: Positive = 200
+    head_learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    finetune_epochs: Annotated[int, Field(ge=0)] = 6
+    """At most; 0 keeps the backbone frozen."""
+    backbone_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    finetune_head_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup_fraction: Fraction = 0.1
+    """Share of the fine-tuning steps in which the rate rises linearly; cosine decay to 0 follows."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    class_weights: bool = True
+    """Weigh the loss by inverse class frequency in the training side."""
+    patience: Positive = 3
+    """Fine-tuning stops after so many epochs without a better validation balanced accuracy."""
+    batch_size: Positive = 32
+    augmentation: AugmentationSettings = AugmentationSettings()
+    precision: Precision = "auto"
+    device: Device = "auto"
+    seed: int = 0
+    fold: Annotated[int, Field(ge=0)] = 0
+    """Which fold of a k-fold split to train on."""
+
+
+class PhantomSettings(Settings):
+    """`leukolens phantom`."""
+
+    cells: Annotated[int, Field(ge=40)] = 240
+    """Number of cell images, duplicates included, the corrupt file not."""
+    subjects: Annotated[int, Field(ge=12)] = 24
+    seed: int = 0
+
+
+class CompareSettings(Settings):
+    """`leukolens compare`: the settings of the verbs that it runs, and what to compare."""
+
+    architectures: Annotated[tuple[str, ...], Field(min_length=1)] = FIVE_ARCHITECTURES
+    protocol: Literal["subject", "image", "official", "file", "both"] = "subject"
+    """`both` runs the split by subject and the split by image side by side."""
+    index: IndexSettings = IndexSettings()
+    split: SplitSettings = SplitSettings()
+    train: TrainSettings = TrainSettings()
