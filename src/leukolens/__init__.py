@@ -1,1 +1,77 @@
-"""leukolens: train, compare and honestly evaluate image classifiers of leukemia cells."""
+"""leukolens: train, compare and honestly evaluate image classifiers of leukemia cells.
+
+Research software, not a medical device. Every verb of the command line is a function of the same name here; each takes
+and returns paths or the objects listed below, and none is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leukolens.artifacts import Manifest, Predictions, Splits
+    from leukolens.data.manifest import index
+    from leukolens.data.phantom import phantom
+    from leukolens.data.splits import split
+    from leukolens.errors import LeukolensError
+    from leukolens.evaluation.evaluate import evaluate
+    from leukolens.pipeline import Comparison, compare
+    from leukolens.prediction.predict import predict
+    from leukolens.reporting.html import report
+    from leukolens.settings import (
+        CompareSettings,
+        IndexSettings,
+        PhantomSettings,
+        SplitSettings,
+        TrainSettings,
+    )
+    from leukolens.training.runs import Run
+    from leukolens.training.train import train
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "leukolens.artifacts": ("Manifest", "Predictions", "Splits"),
+    "leukolens.data.manifest": ("index",),
+    "leukolens.data.phantom": ("phantom",),
+    "leukolens.data.splits": ("split",),
+    "leukolens.errors": ("LeukolensError",),
+    "leukolens.evaluation.evaluate": ("evaluate",),
+    "leukolens.pipeline": ("Comparison", "compare"),
+    "leukolens.prediction.predict": ("predict",),
+    "leukolens.reporting.html": ("report",),
+    "leukolens.settings": ("CompareSettings", "IndexSettings", "PhantomSettings", "SplitSettings", "TrainSettings"),
+    "leukolens.training.runs": ("Run",),
+    "leukolens.training.train": ("train",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "CompareSettings",
+    "Comparison",
+    "IndexSettings",
+    "LeukolensError",
+    "Manifest",
+    "PhantomSettings",
+    "Predictions",
+    "Run",
+    "SplitSettings",
+    "Splits",
+    "TrainSettings",
+    "compare",
+    "evaluate",
+    "index",
+    "phantom",
+    "predict",
+    "report",
+    "split",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - functions and classes alike
+    """Import a public name when it is first used: `import leukolens` costs milliseconds, PyTorch seconds."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'leukolens' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)

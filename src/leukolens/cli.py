@@ -1,0 +1,388 @@
+"""Every verb of the command line: parse, load settings, call one function, print what was written.
+
+In: flags and an optional YAML file (defaults < file < flags). Out: text. Writes: nothing itself. Errors go to standard
+error with what was expected, what was received and what to do; the exit status is 1, for wrong usage 2, after Ctrl-C 130.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+from leukolens.settings import (
+    CompareSettings,
+    Device,
+    IndexSettings,
+    PhantomSettings,
+    Precision,
+    Settings,
+    SplitSettings,
+    SplitStrategy,
+    TrainSettings,
+    WeightsPolicy,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEFAULT_OUT = Path("leukolens-out")
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+
+_AnySettings = TypeVar("_AnySettings", bound=Settings)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Train, compare and honestly evaluate image classifiers of leukemia cells (ALL against HEM). "
+    "Research software, not a medical device.",
+    epilog="Start with `leukolens compare FOLDER --out RESULTS`, or `leukolens phantom demo` for synthetic cells.",
+)
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings; flags go before it.", exists=True, dir_okay=False)]
+Seed = Annotated[int | None, typer.Option(help="Seed of every random choice. [default: 0]")]
+Names = Annotated[str | None, typer.Option(help="Positive class or classes: NAME[,NAME…]. [default: ALL, where there is one]")]
+Canvas = Annotated[str | None, typer.Option(help="Common canvas, HEIGHTxWIDTH. [default: the most common size]")]
+Strict = Annotated[bool | None, typer.Option("--strict", help="Stop at the first unusable file instead of setting it aside.")]
+Fractions = Annotated[str | None, typer.Option(help="Training,validation,test. [default: 0.7,0.15,0.15]")]
+SplitFile = Annotated[Path | None, typer.Option("--split-file", help="For `file`: a CSV with columns image, side.")]
+Weights = Annotated[
+    WeightsPolicy | None,
+    typer.Option(help="pretrained: an error where none are to be had; available: random instead, said in every row; none."),
+]
+WeightsDir = Annotated[Path | None, typer.Option(help="Folder of safetensors with index.json.", exists=True, file_okay=False)]
+Epochs = Annotated[int | None, typer.Option(help="Fine-tuning epochs at most; 0 keeps the backbone frozen. [default: 6]")]
+HeadOnly = Annotated[bool, typer.Option("--head-only", help="Frozen-feature phase only, the same as --epochs 0.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images per step. [default: 32]")]
+InputPx = Annotated[int | None, typer.Option(help="Side of the network's input in pixels. [default: 224]")]
+OnDevice = Annotated[Device | None, typer.Option(help="Where to compute. [default: auto]")]
+InPrecision = Annotated[Precision | None, typer.Option(help="How to compute. [default: auto]")]
+Manifests = Annotated[Path, typer.Argument(help="manifest.parquet, or the folder that holds it.")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+) -> None:
+    if version:
+        from leukolens import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("leukolens")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+@app.command(epilog="Example: `leukolens index C-NMC_Leukemia --out results`")
+def index(
+    directory: Annotated[Path, typer.Argument(help="Folder of images, one folder per class or any C-NMC layout.")],
+    out: Out = DEFAULT_OUT,
+    positive: Names = None,
+    canvas: Canvas = None,
+    strict: Strict = None,
+    config: Config = None,
+) -> None:
+    """Read a folder of images: layout, labels, subjects, duplicates, and what has to be set aside."""
+    from leukolens.data import manifest
+
+    settings = _settings(IndexSettings, config, _index_flags(positive, canvas, strict))
+    found = manifest.index(directory, out, settings)
+    typer.echo("\n".join(manifest.flow_lines(found)))
+    _say_written(out / "manifest.parquet", out / "flow.json", out / "set_aside.csv")
+
+
+@app.command(epilog="Examples: `leukolens split results` · `leukolens split results --strategy image --folds 5`")
+def split(
+    manifest: Manifests,
+    strategy: Annotated[SplitStrategy | None, typer.Option(help="How to split. [default: subject]")] = None,
+    fractions: Fractions = None,
+    folds: Annotated[int | None, typer.Option(help="k of a k-fold split (subject, image).")] = None,
+    split_file: SplitFile = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to. [default: the manifest's]")] = None,
+    config: Config = None,
+) -> None:
+    """Put images on sides so that no subject and no duplicate stands on two, and print the audit."""
+    from leukolens.data import splits
+
+    flags = {"strategy": strategy, "fractions": _numbers(fractions), "folds": folds, "file": split_file, "seed": seed}
+    settings = _settings(SplitSettings, config, flags)
+    folder = out or (manifest if manifest.is_dir() else manifest.parent)
+    made = splits.split(manifest, folder, settings)
+    typer.echo("\n".join(made.record["audit"]))
+    _say_written(folder / "splits.parquet")
+
+
+@app.command(epilog="Example: `leukolens train results --arch resnet50 --out results/resnet50`")
+def train(
+    manifest: Manifests,
+    arch: Annotated[str | None, typer.Option(help="Architecture, or `timm:<name>`. [default: resnet50]")] = None,
+    splits: Annotated[Path | None, typer.Option(help="splits.parquet. [default: beside the manifest]")] = None,
+    out: Out = DEFAULT_OUT / "run",
+    weights: Weights = None,
+    weights_dir: WeightsDir = None,
+    epochs: Epochs = None,
+    head_only: HeadOnly = False,
+    batch_size: BatchSize = None,
+    input_px: InputPx = None,
+    fold: Annotated[int | None, typer.Option(help="Fold of a k-fold split. [default: 0]")] = None,
+    seed: Seed = None,
+    device: OnDevice = None,
+    precision: InPrecision = None,
+    config: Config = None,
+) -> None:
+    """Train one network: a head on frozen features, then fine-tuning. Interrupted, the same command goes on."""
+    from leukolens.training import train as training
+
+    flags = {"architecture": arch, "weights": weights, "weights_dir": weights_dir, "batch_size": batch_size,
+             "finetune_epochs": 0 if head_only else epochs, "input_px": input_px, "fold": fold, "seed": seed,
+             "device": device, "precision": precision}  # fmt: skip
+    settings = _settings(TrainSettings, config, flags)
+    folder = manifest if manifest.is_dir() else manifest.parent
+    run = training.train(manifest, splits or folder, out, settings, folder / training.CACHE_FOLDER)
+    typer.echo(f"validation balanced accuracy {run.record['validation_balanced_accuracy']:.3f} "
+               f"({run.record['best_phase']}, epoch {run.record['best_epoch']})")  # fmt: skip
+    _say_written(out / "run.json", out / "weights.safetensors")
+
+
+@app.command(epilog="Example: `leukolens predict results/run results`")
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run directory written by train.")],
+    manifest: Manifests,
+    splits: Annotated[Path | None, typer.Option(help="splits.parquet. [default: beside the manifest]")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Score every image of a data set that the run was not made of.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to. [default: the run's]")] = None,
+) -> None:
+    """Score the validation and test images with a trained run."""
+    from leukolens.prediction import predict as prediction
+
+    folder = manifest if manifest.is_dir() else manifest.parent
+    scored = prediction.predict(run, manifest, None if every else splits or folder, out, folder / "cache")
+    typer.echo(f"{len(scored.table)} images, {scored.record['images_per_second']:.1f} images/s")
+    _say_written((out or run) / "predictions.parquet")
+
+
+@app.command(epilog="Examples: `leukolens evaluate results/run` · `leukolens evaluate other_tool.csv --positive ALL --out .`")
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="predictions.parquet, or any CSV of image,subject,y_true,y_score.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to. [default: beside]")] = None,
+    positive: Names = None,
+) -> None:
+    """Measure predictions: accuracy, sensitivity, specificity, F1, MCC, AUROC and the rest, per side."""
+    from leukolens.evaluation import evaluate as evaluation
+
+    folder = out or (predictions if predictions.is_dir() else predictions.parent)
+    metrics = evaluation.evaluate(predictions, folder, positive=_names(positive))
+    _print_metrics(metrics)
+    _say_written(folder / "metrics.json")
+
+
+@app.command(epilog="Example: `leukolens report results`")
+def report(results: Annotated[Path, typer.Argument(help="Results folder written by compare.")]) -> None:
+    """Write the HTML report of a results folder again."""
+    from leukolens.reporting import html
+
+    _say_written(html.report(results))
+
+
+@app.command(
+    epilog="Examples: `leukolens compare C-NMC_Leukemia --protocol both --out results` · "
+    "`leukolens compare smears --positive Early,Pre,Pro --split image --head-only`"
+)
+def compare(
+    directory: Annotated[Path, typer.Argument(help="Folder of images, one folder per class or any C-NMC layout.")],
+    out: Out = DEFAULT_OUT,
+    arch: Annotated[list[str] | None, typer.Option(help="Architecture, repeatable. [default: the five]")] = None,
+    protocol: Annotated[
+        Literal["subject", "image", "official", "file", "both"] | None,
+        typer.Option("--protocol", "--split", help="How to split; both: subject and image side by side. [default: subject]"),
+    ] = None,
+    positive: Names = None,
+    canvas: Canvas = None,
+    strict: Strict = None,
+    fractions: Fractions = None,
+    split_file: SplitFile = None,
+    weights: Weights = None,
+    weights_dir: WeightsDir = None,
+    epochs: Epochs = None,
+    head_only: HeadOnly = False,
+    batch_size: BatchSize = None,
+    input_px: InputPx = None,
+    seed: Seed = None,
+    device: OnDevice = None,
+    precision: InPrecision = None,
+    config: Config = None,
+) -> None:
+    """Index, split, train every architecture, predict, evaluate and report. Interrupted, the same command goes on."""
+    from leukolens import pipeline
+
+    flags = {
+        "architectures": tuple(arch) if arch else None,
+        "protocol": protocol,
+        "index": _index_flags(positive, canvas, strict),
+        "split": {"fractions": _numbers(fractions), "file": split_file, "seed": seed,
+                  "strategy": "file" if split_file else None},
+        "train": {"weights": weights, "weights_dir": weights_dir, "finetune_epochs": 0 if head_only else epochs,
+                  "batch_size": batch_size, "input_px": input_px, "seed": seed, "device": device, "precision": precision},
+    }  # fmt: skip
+    compared = pipeline.compare(directory, out, _settings(CompareSettings, config, flags))
+    _print_comparison(compared.table)
+    _say_written(out / "comparison.csv", compared.report)
+
+
+@app.command(epilog="Example: `leukolens phantom demo --cells 240`")
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder to write the data set into.")],
+    cells: Annotated[int | None, typer.Option(help="Training cells. [default: 240]")] = None,
+    subjects: Annotated[int | None, typer.Option(help="Training subjects. [default: 24]")] = None,
+    seed: Seed = None,
+) -> None:
+    """Write synthetic cells of synthetic subjects, in the folder layout of C-NMC 2019."""
+    from leukolens.data import phantom as phantoms
+
+    settings = _settings(PhantomSettings, None, {"cells": cells, "subjects": subjects, "seed": seed})
+    _say_written(phantoms.phantom(out, settings))
+
+
+def main() -> None:
+    """Run the command line; `leukolens` calls this."""
+    from leukolens.errors import LeukolensError
+
+    try:
+        app()
+    except LeukolensError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_ERROR)
+    except OSError as error:
+        typer.echo(f"error: {error}\n  remedy:   check that the path exists, may be written and has room", err=True)
+        sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on where this one stopped", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _settings(model: type[_AnySettings], config: Path | None, flags: dict[str, Any]) -> _AnySettings:
+    """Defaults < YAML file < flags; a flag that was not given is None."""
+    from pydantic import ValidationError
+
+    from leukolens.errors import SettingsError
+
+    given = _merge(_read_config(config) if config else {}, flags)
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the settings"
+        raise SettingsError(
+            f"{where}: {first['msg']}.",
+            expected=f"settings of {model.__name__}: {', '.join(model.model_fields)}",
+            received=f"{first['input']!r}",
+            remedy="correct the flag or the settings file; `leukolens VERB --help` lists them",
+        ) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    import yaml
+
+    from leukolens.errors import SettingsError
+
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        read = str(error)
+    if not isinstance(read, dict):
+        raise SettingsError(
+            f"{path} holds no settings.",
+            expected="a YAML mapping of setting names to values",
+            received=f"{read!r}",
+            remedy="correct the file, or leave --config out",
+        )
+    return read
+
+
+def _merge(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(file)
+    for name, value in flags.items():
+        if isinstance(value, dict):
+            merged[name] = _merge(file.get(name, {}), value)
+        elif value is not None:
+            merged[name] = value
+    return merged
+
+
+def _index_flags(positive: str | None, canvas: str | None, strict: bool | None) -> dict[str, Any]:
+    return {"positive": _names(positive), "canvas_px": canvas.lower().split("x") if canvas else None, "strict": strict}
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
+
+
+def _numbers(text: str | None) -> tuple[str, ...] | None:
+    return tuple(text.split(",")) if text else None
+
+
+def _say_written(*paths: Path) -> None:
+    for path in paths:
+        typer.echo(f"written: {path}")
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    sides = metrics["sides"]
+    table = Table(title=metrics["record"].get("split_label") or None)
+    table.add_column("metric")
+    for side in sides:
+        table.add_column(side, justify="right")
+    names = [name for name, value in next(iter(sides.values())).items() if isinstance(value, int | float)]
+    for name in names:
+        table.add_row(name, *(_figure(side.get(name)) for side in sides.values()))
+    Console().print(table)
+
+
+# Columns of the terminal table: heading and column of the comparison.
+_SHOWN = (
+    ("val. bal. acc.", "validation_balanced_accuracy"),
+    ("accuracy", "test_accuracy"),
+    ("precision_w", "test_precision_weighted"),
+    ("recall_w", "test_recall_weighted"),
+    ("F1_w", "test_f1_weighted"),
+    ("bal. acc.", "test_balanced_accuracy"),
+    ("AUROC", "test_auroc"),
+)
+
+
+def _print_comparison(table: pd.DataFrame) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    for protocol, rows in table.groupby("protocol", sort=False):
+        shown = Table(title=f"{protocol} · {int(rows['test_images'].iloc[0])} test images", caption="* best on validation")
+        for heading in ("network", *(heading for heading, _ in _SHOWN), "parameters", "train", "images/s", "weights"):
+            shown.add_column(heading, justify="left" if heading in ("network", "weights") else "right")
+        for row in rows.to_dict("records"):
+            figures = [_figure(row[column]) for _, column in _SHOWN]
+            cost = [f"{row['parameters'] / 1e6:.1f} M", f"{row['train_seconds']:.0f} s", f"{row['images_per_second']:.0f}"]
+            shown.add_row(("* " if row["is_best"] else "") + str(row["display_name"]), *figures, *cost, str(row["weights"]))
+        Console().print(shown)
+
+
+def _figure(value: float | None) -> str:
+    if value is None or value != value:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The classifier: normalisation, backbone, pooling, dropout and a new head with one logit per class.
+
+In: uint8 or float grey levels 0–255, [batch, 3, height, width]. Out: float32 logits [batch, classes]. Writes: nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from leukolens.data.preprocessing import Preprocessing
+from leukolens.errors import WeightsError
+from leukolens.models.architectures import Architecture
+from leukolens.models.weights import PretrainedWeights, State
+
+_HEADS = ("fc", "classifier", "head")
+
+
+class Normalise(nn.Module):
+    """Grey levels 0–255 to the scale that the weights were trained on, as a part of the network."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        scale, offset = preprocessing.scale_and_offset()
+        self.register_buffer("scale", torch.tensor(scale).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("offset", torch.tensor(offset).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, levels: Tensor) -> Tensor:
+        """Normalise [batch, 3, height, width]."""
+        return torch.addcmul(self.offset, levels.to(self.scale.dtype), self.scale)
+
+
+class Backbone(nn.Module):
+    """A library's network without its head: normalised images to pooled features float [batch, width]."""
+
+    def __init__(self, architecture: Architecture, input_px: int) -> None:
+        super().__init__()
+        self.trunk = architecture.trunk
+        self.final_relu = architecture.final_relu
+        self.network = _build_headless(architecture)
+        self.width = self._measure_width(input_px)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give pooled features of normalised images."""
+        if not self.trunk:
+            pooled: Tensor = self.network(images)
+            return pooled
+        for name in self.trunk:
+            images = getattr(self.network, name)(images)
+        if self.final_relu:
+            images = torch.relu(images)
+        return images.mean(dim=(2, 3))
+
+    def load(self, state: State) -> None:
+        """Load weights under the library's own names; the library's head is left out, anything else must fit."""
+        wanted = self.network.state_dict()
+        kept = {name: tensor for name, tensor in state.items() if name.split(".")[0] not in _HEADS or name in wanted}
+        counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+        missing, surplus = set(wanted) - set(kept) - counters, set(kept) - set(wanted)
+        misshapen = {name for name in set(kept) & set(wanted) if kept[name].shape != wanted[name].shape}
+        if missing or surplus or misshapen:
+            raise WeightsError(
+                "The weights do not fit the network.",
+                expected="the tensors of the library's own state dict",
+                received=f"missing {_few(missing)}; not known {_few(surplus)}; of another shape {_few(misshapen)}",
+                remedy="use weights of this architecture, under its library's names",
+            )
+        self.network.load_state_dict({**{name: wanted[name] for name in counters}, **kept})
+
+    def _measure_width(self, input_px: int) -> int:
+        was_training = self.training
+        self.eval()
+        with torch.inference_mode():
+            width = self(torch.zeros(1, 3, input_px, input_px)).shape[1]
+        self.train(was_training)
+        return int(width)
+
+
+class Classifier(nn.Module):
+    """Backbone, dropout and head. `features` is everything before the dropout."""
+
+    def __init__(self, backbone: Backbone, preprocessing: Preprocessing, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.normalise = Normalise(preprocessing)
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(backbone.width, classes)
+        self.norm_layers_frozen = False
+
+    def features(self, levels: Tensor) -> Tensor:
+        """Grey levels [batch, 3, height, width] to pooled features float [batch, width]."""
+        pooled: Tensor = self.backbone(self.normalise(levels))
+        return pooled
+
+    def forward(self, levels: Tensor) -> Tensor:
+        """Grey levels [batch, 3, height, width] to logits [batch, classes]."""
+        logits: Tensor = self.head(self.dropout(self.features(levels)))
+        return logits
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Switch to training; batch normalisation stays on its pretrained statistics where they are frozen.
+
+        A batch of 32 cells of few patients would replace statistics of a million images by its own.
+        """
+        super().train(mode)
+        if mode and self.norm_layers_frozen:
+            for layer in _batch_norms(self):
+                layer.eval()
+        return self
+
+    def parameter_count(self) -> int:
+        """Number of weights."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def build_classifier(
+    weights: PretrainedWeights, preprocessing: Preprocessing, classes: int, dropout: float, seed: int
+) -> Classifier:
+    """Build a network, load its pretrained weights (or seeded random ones) and give it a new head of zeros."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = Backbone(weights.architecture, preprocessing.input_px)
+        classifier = Classifier(backbone, preprocessing, classes, dropout)
+    if weights.state is not None:
+        backbone.load(weights.state)
+    nn.init.zeros_(classifier.head.weight)
+    nn.init.zeros_(classifier.head.bias)
+    classifier.norm_layers_frozen = weights.state is not None
+    return classifier.eval()
+
+
+def hash_backbone(classifier: Classifier) -> str:
+    """SHA-256 over names and bytes of the backbone's tensors: what its frozen features depend on."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(classifier.backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _build_headless(architecture: Architecture) -> nn.Module:
+    if architecture.library == "timm":
+        import timm
+
+        network: nn.Module = timm.create_model(architecture.builder, pretrained=False, num_classes=0)
+        return network
+    from torchvision.models import get_model
+
+    network = get_model(architecture.builder, weights=None)
+    for name in [name for name, _ in network.named_children() if name not in architecture.trunk]:
+        delattr(network, name)
+    return network
+
+
+def _batch_norms(module: nn.Module) -> Iterator[nn.Module]:
+    return (layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm))
+
+
+def _few(names: set[str], at_most: int = 3) -> str:
+    shown = ", ".join(sorted(names)[:at_most])
+    return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown or "none"

@@ -1,0 +1,53 @@
+"""The verb `report`: a folder of results in, one self-contained HTML page out.
+
+In: RESULTS as `leukolens compare` leaves it (see `results`). Out: the path of the page. Writes: RESULTS/report.html, which
+loads nothing from elsewhere, needs no JavaScript, reads on a telephone and prints on A4.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from leukolens.artifacts import REPORT_FILE, write_text
+from leukolens.reporting import wording
+from leukolens.reporting.results import read_results
+from leukolens.reporting.sections import page
+
+TEMPLATE = "report.html.j2"
+_WRITTEN = (wording.percent, wording.decimal, wording.points, wording.count, wording.millions, wording.rate,
+            wording.duration, wording.phase)  # fmt: skip
+
+
+def report(results: Path | str) -> Path:
+    """Write RESULTS/report.html.
+
+    Args:
+        results: folder with comparison.json, or any folder that holds run directories with metrics.json, or one such
+            run directory.
+
+    Returns:
+        Path of the page. Pieces that are absent are named on it.
+
+    Raises:
+        ArtifactError: the folder holds no evaluated network, or a file in it is damaged.
+    """
+    folder = Path(results)
+    text = _environment().get_template(TEMPLATE).render(page(read_results(folder)))
+    path = folder / REPORT_FILE
+    write_text(path, text)
+    return path
+
+
+def _environment() -> Environment:
+    # Subject ids, class names and paths are whatever the user's files are called: all of it is escaped.
+    environment = Environment(
+        loader=PackageLoader("leukolens.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update({write.__name__: write for write in _WRITTEN}, text=str)
+    return environment

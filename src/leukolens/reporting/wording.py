@@ -1,0 +1,109 @@
+"""How the report writes numbers and names: percentages, durations, settings, and one line for each term.
+
+In: values of metrics.json and of the records. Out: text. Writes: nothing. Rounding is all that happens to a number here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+ABSENT = "–"
+_NARROW_SPACE = "\u202f"
+_MINUS = "\u2212"
+_MINUTE, _HOUR = 60, 3600
+_MILLION = 1_000_000
+
+PHASES: Mapping[str, str] = {"head": "new head, frozen backbone", "finetune": "fine-tuned"}
+
+GLOSSARY: tuple[tuple[str, str], ...] = (
+    ("Positive class", "the finding that is looked for, here the leukemic class or classes; all others are negative."),
+    ("Sensitivity", "of the images that truly are positive, the share that the network calls positive."),
+    ("Specificity", "of the images that truly are negative, the share that the network calls negative."),
+    ("Accuracy", "share of all images that are right; flattering where one class is much more frequent."),
+    ("Balanced accuracy", "mean over the classes of the share that is right; guessing among two classes gives 50 %."),
+    ("Precision", "of the images called a class, the share that truly are of it."),
+    ("Recall", "of the images of a class, the share that is called so; for the positive class the sensitivity."),
+    ("F1", "harmonic mean of precision and recall of a class."),
+    ("Weighted, macro", "mean over the classes: each counting by its number of images, or all alike."),
+    ("MCC", "Matthews' correlation of truth and call: 1 is perfect, 0 no better than chance."),
+    ("AUROC", "chance that a positive image gets a higher score than a negative one; 0.5 is guessing."),
+    ("AUPRC", "mean precision while the threshold falls; guessing gives the share of positive images."),
+    ("Confusion matrix", "how many images of each true class (row) were called which class (column)."),
+    ("Subject, group", "one person; subjects that share an identical image are merged into one group."),
+    ("Training, validation, test", "images to learn from; to choose among networks; to measure the choice, once."),
+    ("Split by subject", "all images of one person are on one side: the test asks about new persons."),
+    ("Split by image", "images of one person are on both sides: the network may know the person. Optimistic."),
+    ("Frozen backbone", "only the last layer, the head, is trained; the rest keeps its pretrained weights."),
+    ("Fine-tuning", "the whole network is trained further, the backbone with a smaller learning rate."),
+)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share of 0–1 as a percentage."""
+    return ABSENT if _absent(value) else f"{100 * value:.{digits}f}{_NARROW_SPACE}%"  # type: ignore[operator]
+
+
+def decimal(value: float | None) -> str:
+    """An area or a correlation with three decimals."""
+    return ABSENT if _absent(value) else f"{value:.3f}".replace("-", _MINUS)
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return ABSENT if _absent(value) else f"{100 * value:+.1f}".replace("-", _MINUS)  # type: ignore[operator]
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands set apart."""
+    return ABSENT if _absent(value) else f"{int(value):,}"  # type: ignore[arg-type]
+
+
+def millions(value: float | None) -> str:
+    """A number of parameters."""
+    return ABSENT if _absent(value) else f"{value / _MILLION:.1f}{_NARROW_SPACE}M"  # type: ignore[operator]
+
+
+def rate(value: float | None) -> str:
+    """Images per second."""
+    return ABSENT if _absent(value) else f"{value:,.0f}" if value >= 10 else f"{value:.1f}"  # type: ignore[operator]
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as s, min or h."""
+    if seconds is None or _absent(seconds):
+        return ABSENT
+    if seconds < _MINUTE:
+        return f"{seconds:.0f}{_NARROW_SPACE}s"
+    if seconds < _HOUR:
+        return f"{seconds / _MINUTE:.1f}{_NARROW_SPACE}min"
+    return f"{seconds / _HOUR:.1f}{_NARROW_SPACE}h"
+
+
+def phase(name: str | None) -> str:
+    """Name of a training phase for a reader."""
+    return ABSENT if _absent(name) else PHASES.get(str(name), str(name))
+
+
+def flatten(record: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Give every leaf of nested settings as ("train.batch_size", "32")."""
+    for key, value in record.items():
+        name = f"{above}.{key}" if above else str(key)
+        if isinstance(value, Mapping):
+            yield from flatten(value, name)
+        elif isinstance(value, list | tuple):
+            yield name, ", ".join(map(str, value)) or ABSENT
+        else:
+            yield name, ABSENT if value is None else str(value)
+
+
+def knows_imagenet(trained_on: str) -> bool:
+    """Whether weights started from ImageNet photographs, as their record says."""
+    text = trained_on.lower()
+    return "imagenet" in text and not text.startswith(("not ", "nothing", "random"))
+
+
+def _absent(value: object) -> bool:
+    return value is None or bool(pd.isna(value))  # type: ignore[call-overload]

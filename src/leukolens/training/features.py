@@ -1,0 +1,106 @@
+"""Frozen features: computed once per (pixels, weights, preprocessing, precision) and kept.
+
+In: a classifier and cached pixels. Out: float32 [images, width]. Writes: `features-<key>/<first content hash>.npz` below
+the cache folder, in parts of a few hundred images, so that an interrupted extraction goes on where it stopped and images
+that two splits share are computed once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from leukolens.artifacts import atomic_path, hash_json
+from leukolens.data.pixel_cache import PixelCache
+from leukolens.data.preprocessing import Pixels, Preprocessing
+from leukolens.models.classifier import Classifier, hash_backbone
+from leukolens.models.compute import Compute
+from leukolens.progress import progress
+
+Features = NDArray[np.float32]
+
+_KEY_LENGTH = 16
+_IMAGES_PER_PART = 512
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """`values` float32 [images, width] in the order asked for; `seconds` that computing them took, whenever that was."""
+
+    values: Features
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """A frozen backbone and how it computes."""
+
+    classifier: Classifier
+    preprocessing: Preprocessing
+    compute: Compute
+    batch_size: int
+    display_name: str
+
+    def key(self) -> str:
+        """What the features depend on besides the pixels."""
+        record = [hash_backbone(self.classifier), self.preprocessing.to_record(), self.compute.precision]
+        return hash_json(record)[:_KEY_LENGTH]
+
+    def __call__(self, pixels: Pixels) -> Features:
+        """Features of uint8 [batch, side, side, 3]."""
+        levels = to_levels(pixels, self.compute.device)
+        with torch.inference_mode(), self.compute.autocast():
+            return self.classifier.features(levels).float().cpu().numpy()
+
+
+def to_levels(pixels: Pixels, device: str) -> torch.Tensor:
+    """Move uint8 [batch, height, width, 3] to the device as [batch, 3, height, width] (channels last in memory)."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2)
+
+
+def frozen_features(extractor: FeatureExtractor, cache: PixelCache, rows: Sequence[int], folder: Path) -> FrozenFeatures:
+    """Features of the given rows of the pixel cache, reading what is on disk and computing the rest."""
+    parts = folder / f"features-{extractor.key()}"
+    row_of = {cache.content_hashes[row]: row for row in rows}
+    stored, _ = _read_parts(parts)
+    missing = {content: row for content, row in row_of.items() if content not in stored}
+    if missing:
+        _compute_parts(extractor, cache.pixels, missing, parts)
+    stored, seconds = _read_parts(parts)
+    values = np.stack([stored[cache.content_hashes[row]] for row in rows])
+    return FrozenFeatures(values, seconds / len(stored) * len(row_of))
+
+
+def _compute_parts(extractor: FeatureExtractor, pixels: Pixels, row_of: dict[str, int], parts: Path) -> None:
+    extractor.classifier.to(memory_format=torch.channels_last).to(extractor.compute.device).eval()
+    hashes = list(row_of)
+    with progress(f"{extractor.display_name}: frozen features", len(hashes)) as advance:
+        for start in range(0, len(hashes), _IMAGES_PER_PART):
+            part = hashes[start : start + _IMAGES_PER_PART]
+            began, values = time.perf_counter(), []
+            for batch_start in range(0, len(part), extractor.batch_size):
+                batch = part[batch_start : batch_start + extractor.batch_size]
+                values.append(extractor(pixels[[row_of[content] for content in batch]]))
+                advance(len(batch))
+            _write_part(parts, part, np.concatenate(values), time.perf_counter() - began)
+
+
+def _write_part(parts: Path, hashes: list[str], values: Features, seconds: float) -> None:
+    with atomic_path(parts / f"{hashes[0][:_KEY_LENGTH]}.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, hashes=np.array(hashes, dtype="S64"), values=values, seconds=np.float64(seconds))
+
+
+def _read_parts(parts: Path) -> tuple[dict[str, Features], float]:
+    stored: dict[str, Features] = {}
+    seconds = 0.0
+    for path in sorted(parts.glob("*.npz")):
+        with np.load(path, allow_pickle=False) as part:
+            stored.update(zip((content.decode() for content in part["hashes"]), part["values"], strict=True))
+            seconds += float(part["seconds"])
+    return stored, seconds

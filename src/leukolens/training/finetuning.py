@@ -1,0 +1,293 @@
+"""Phase two: the whole network is fine-tuned, the backbone at a lower rate than the head, through Lightning.
+
+In: a classifier whose head is fitted, cached pixels, rows and labels of two sides. Out: the epochs and the best one.
+Writes: `resume/last.safetensors` (everything that is needed to go on) and `resume/best.safetensors` (the best weights so
+far) in the run directory, after every epoch.
+
+An unbroken run and one that was killed and started again give the same result: the order of the images, the augmentation
+and the dropout of epoch n are drawn from generators seeded by (seed, n).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from leukolens.artifacts import atomic_path
+from leukolens.data.augmentation import augment
+from leukolens.data.preprocessing import Pixels
+from leukolens.models.classifier import Classifier
+from leukolens.models.compute import Compute
+from leukolens.progress import Advance, progress
+from leukolens.settings import TrainSettings
+from leukolens.training.checkpoints import SafetensorsCheckpoints
+from leukolens.training.features import to_levels
+from leukolens.training.selection import Epoch, Selection, class_weights, validation_epoch
+
+Indices = NDArray[np.int64]
+Batch = tuple[Tensor, Tensor]
+
+RESUME_FOLDER = "resume"
+LAST_FILE = "last.safetensors"
+BEST_FILE = "best.safetensors"
+
+# Seeds of epochs must not collide between runs with neighbouring seeds.
+_SEED_STRIDE = 1_000_003
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Cached `pixels` uint8 [all images, side, side, 3] and, per side of the split, row numbers and class indices."""
+
+    pixels: Pixels
+    train_rows: Indices
+    train_labels: Indices
+    validation_rows: Indices
+    validation_labels: Indices
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """All `epochs` of the fine-tuning and the best one's `selection`; its weights are in the classifier."""
+
+    epochs: list[Epoch]
+    selection: Selection
+
+
+def fine_tune(
+    classifier: Classifier, images: TrainingImages, settings: TrainSettings, compute: Compute, folder: Path
+) -> FineTuned:
+    """Fine-tune from the fitted head on, or go on from the last epoch in `folder`.
+
+    The classifier as it comes in is the checkpoint to beat only among the epochs of this phase; the caller compares the
+    result with phase one.
+    """
+    classifier.to(memory_format=torch.channels_last).train()
+    tuning = FineTuning(classifier, images, settings)
+    keeper = EpochKeeper(folder / RESUME_FOLDER, settings)
+    last = folder / RESUME_FOLDER / LAST_FILE
+    steps = math.ceil(len(images.train_rows) / settings.batch_size) * settings.finetune_epochs
+    with torch.random.fork_rng(), warnings.catch_warnings(), progress("fine-tuning", steps) as advance:
+        # Lightning advises worker processes; the pixels are memory-mapped and cost microseconds, workers would only copy.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Batch normalisation stays on its pretrained statistics on purpose.
+        warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
+        tuning.advance = advance
+        trainer = _trainer(settings, compute, keeper)
+        trainer.fit(tuning, *tuning.loaders(), ckpt_path=last if last.is_file() else None)
+    classifier.eval()
+    return FineTuned(keeper.epochs, keeper.best)
+
+
+class FineTuning(pl.LightningModule):
+    """Losses, rates and augmentation of the fine-tuning."""
+
+    loss_weights: Tensor | None
+
+    def __init__(self, classifier: Classifier, images: TrainingImages, settings: TrainSettings) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.images = images
+        self.settings = settings
+        weights = class_weights(images.train_labels, classifier.head.out_features, settings)
+        self.register_buffer("loss_weights", weights, persistent=False)
+        self.advance: Advance | None = None
+        self.train_losses: list[Tensor] = []
+        self.validation_logits: list[Tensor] = []
+
+    def loaders(self) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+        """Training batches, shuffled anew each epoch, and validation batches in order."""
+        images, size = self.images, self.settings.batch_size
+        train = PixelBatches(images.pixels, images.train_rows, images.train_labels)
+        validation = PixelBatches(images.pixels, images.validation_rows, images.validation_labels)
+        shuffled = ShuffledBatches(len(images.train_rows), size, self.settings.seed)
+        in_order = [list(range(start, min(start + size, len(validation)))) for start in range(0, len(validation), size)]
+        return (
+            DataLoader(train, batch_size=None, sampler=shuffled),
+            DataLoader(validation, batch_size=None, sampler=in_order),
+        )
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of a dozen forms
+        """AdamW with a lower rate for the backbone; linear warm-up, then cosine decay, per step."""
+        settings, classifier = self.settings, self.classifier
+        groups = [
+            {"params": list(classifier.backbone.parameters()), "lr": self._backbone_rate()},
+            {"params": list(classifier.head.parameters()), "lr": settings.finetune_head_learning_rate},
+        ]
+        optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        steps = math.ceil(len(self.images.train_rows) / settings.batch_size) * settings.finetune_epochs
+        warmup = max(1, round(settings.warmup_fraction * steps))
+
+        def rate(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch, so that its dropout and augmentation do not depend on what ran before."""
+        seed = self.settings.seed * _SEED_STRIDE + self.current_epoch
+        torch.manual_seed(seed)
+        self.augmentation_generator = torch.Generator().manual_seed(seed)
+        self.train_losses = []
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Class-weighted cross-entropy of an augmented batch."""
+        levels, labels = batch
+        augmented = augment(levels, self.settings.augmentation, self.augmentation_generator)
+        loss = functional.cross_entropy(self.classifier(augmented).float(), labels, self.loss_weights)
+        self.train_losses.append(loss.detach())
+        if self.advance:
+            self.advance()
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the logits of the epoch before."""
+        self.validation_logits = []
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Keep the logits: the epoch is judged on all of them together."""
+        self.validation_logits.append(self.classifier(batch[0]).float())
+
+    def judge(self) -> Epoch:
+        """Judge the epoch that has just ended."""
+        labels = torch.from_numpy(self.images.validation_labels).to(self.device)
+        logits = torch.cat(self.validation_logits)
+        return validation_epoch("finetune", self.current_epoch + 1, logits, labels, self.loss_weights)
+
+    def _backbone_rate(self) -> float:
+        """A backbone of random weights has nothing to lose and learns at the head's rate."""
+        settings = self.settings
+        is_pretrained = self.classifier.norm_layers_frozen
+        return settings.backbone_learning_rate if is_pretrained else settings.finetune_head_learning_rate
+
+
+class EpochKeeper(pl.Callback):
+    """Records epochs, keeps the best weights on disk, writes what is needed to go on, and stops when patience runs out."""
+
+    def __init__(self, folder: Path, settings: TrainSettings) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.epochs: list[Epoch] = []
+        self.best = Selection()
+        self.began = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self.began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge, keep, and decide whether to go on; the state is written last, when the rest is safe."""
+        if not isinstance(pl_module, FineTuning):
+            raise TypeError(f"EpochKeeper works with FineTuning, received {type(pl_module)}")
+        train_loss = float(torch.stack(pl_module.train_losses).mean())
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        epoch = pl_module.judge().finished(train_loss, rate, time.perf_counter() - self.began)
+        self.epochs.append(epoch)
+        if epoch.selection() > self.best:
+            self.best = epoch.selection()
+            save_weights(pl_module.classifier, self.folder / BEST_FILE)
+        trainer.should_stop = self._is_out_of_patience()
+        if pl_module.advance:
+            pl_module.advance(0, f"validation balanced accuracy {epoch.validation_balanced_accuracy:.3f}")
+        trainer.save_checkpoint(self.folder / LAST_FILE)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that was killed after its last epoch has nothing left to train."""
+        trainer.should_stop = self._is_out_of_patience()
+
+    def _is_out_of_patience(self) -> bool:
+        if not self.epochs:
+            return False
+        best = max(range(len(self.epochs)), key=lambda position: self.epochs[position].selection())
+        return len(self.epochs) - 1 - best >= self.settings.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {"epochs": [epoch.to_record() for epoch in self.epochs]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.epochs = [Epoch(**record) for record in state_dict["epochs"]]
+        self.best = max((epoch.selection() for epoch in self.epochs), default=Selection())
+
+
+class PixelBatches(Dataset[Batch]):
+    """Whole batches of cached pixels: uint8 [batch, 3, side, side] and class indices [batch]."""
+
+    def __init__(self, pixels: Pixels, rows: Indices, labels: Indices) -> None:
+        self.pixels = pixels
+        self.rows = rows
+        self.labels = labels
+
+    def __len__(self) -> int:
+        """Give the number of images."""
+        return len(self.rows)
+
+    def __getitem__(self, positions: list[int]) -> Batch:
+        """Give the images at `positions`."""
+        return to_levels(self.pixels[self.rows[positions]], "cpu"), torch.from_numpy(self.labels[positions])
+
+
+class ShuffledBatches(Sampler[list[int]]):
+    """Positions in batches, in an order that depends on the seed and the epoch alone."""
+
+    def __init__(self, images: int, batch_size: int, seed: int) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch, also after a resume."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Give the number of batches."""
+        return math.ceil(self.images / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Give this epoch's batches."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images).tolist()
+        return (order[start : start + self.batch_size] for start in range(0, self.images, self.batch_size))
+
+
+def save_weights(classifier: Classifier, path: Path) -> None:
+    """Write the classifier's weights as safetensors, float32."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary)
+
+
+def _trainer(settings: TrainSettings, compute: Compute, keeper: EpochKeeper) -> pl.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return pl.Trainer(
+        accelerator={"cuda": "gpu"}.get(compute.device, compute.device),
+        devices=1,
+        precision="bf16-mixed" if compute.precision == "bf16" else "32-true",
+        max_epochs=settings.finetune_epochs,
+        callbacks=[keeper],
+        plugins=[SafetensorsCheckpoints()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )

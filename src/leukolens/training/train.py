@@ -1,0 +1,269 @@
+"""`leukolens train`: manifest and splits in, a run directory out.
+
+In: Manifest, Splits, TrainSettings. Out: Run. Writes: the run directory (see `runs.py`) and, beside it, the caches of
+pixels and frozen features. The same call on an unfinished directory goes on where it stopped; on a finished one it returns
+the run; on one made with other data or settings it raises RunError.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from leukolens.artifacts import (
+    EPOCHS_FILE,
+    RUN_FILE,
+    TRAIN,
+    VALIDATION,
+    WEIGHTS_FILE,
+    Manifest,
+    Record,
+    Splits,
+    hash_json,
+    read_json,
+    write_json,
+    write_text,
+)
+from leukolens.data.pixel_cache import PixelCache, cache_pixels
+from leukolens.data.preprocessing import Preprocessing
+from leukolens.data.splits import check_disjoint
+from leukolens.errors import RunError, SettingsError
+from leukolens.models.architectures import find_architecture
+from leukolens.models.classifier import Classifier, build_classifier
+from leukolens.models.compute import Compute, choose_compute, tune_allocator
+from leukolens.models.weights import PretrainedWeights, find_weights
+from leukolens.progress import logger
+from leukolens.provenance import git_commit, hardware, versions
+from leukolens.settings import TrainSettings
+from leukolens.training.features import FeatureExtractor, frozen_features
+from leukolens.training.finetuning import BEST_FILE, RESUME_FOLDER, FineTuned, TrainingImages, fine_tune, save_weights
+from leukolens.training.head import FittedHead, Side, fit_head
+from leukolens.training.runs import TRAINING_IMAGES_FILE, Run
+from leukolens.training.selection import Epoch, Selection
+
+CACHE_FOLDER = "cache"
+_KEY_FILE = "key.json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one training works on: the data and how each image is used, the network, and where things go."""
+
+    manifest: Manifest
+    splits: Splits
+    settings: TrainSettings
+    weights: PretrainedWeights
+    preprocessing: Preprocessing
+    compute: Compute
+    folder: Path
+    cache_folder: Path
+
+    def images_of(self, side: str) -> list[str]:
+        """Images on one side of the fold that is trained, in path order."""
+        sides = self.splits.of_fold(self.settings.fold)
+        return sorted(sides.index[sides == side])
+
+    def labels_of(self, images: list[str]) -> NDArray[np.int64]:
+        """Class indices of images."""
+        label_of = self.manifest.images.set_index("image")["label"]
+        return np.array([self.manifest.classes.index(label) for label in label_of[images]], dtype=np.int64)
+
+    def key(self) -> Record:
+        """What the result depends on; a directory made with another key is never written into."""
+        return {
+            "settings": self.settings.model_dump(mode="json", exclude={"weights_dir", "weights", "device"}),
+            "manifest": self.manifest.content_hash,
+            "splits": hash_json(sorted(self.splits.sides.itertuples(index=False, name=None))),
+            "weights": self.weights.sha256 or self.weights.origin,
+            "preprocessing": self.preprocessing.to_record(),
+            "precision": self.compute.precision,
+        }
+
+
+def train(
+    manifest: Manifest | Path | str,
+    splits: Splits | Path | str,
+    out: Path | str,
+    settings: TrainSettings | None = None,
+    cache_dir: Path | None = None,
+) -> Run:
+    """Train one network: a head on frozen features, then fine-tuning; keep what was best on validation.
+
+    Args:
+        manifest: a Manifest or the path of its file.
+        splits: Splits or the path of their file; refused where a group or duplicate is on two sides.
+        out: the run directory to write, or to go on with.
+        settings: which architecture and how; defaults of TrainSettings.
+        cache_dir: where pixels and frozen features are cached; None means `cache` beside `out`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        LeakError, SplitError: the splits do not fit the manifest.
+        WeightsError: no pretrained weights are to be had.
+        RunError: `out` was made with other data or settings.
+    """
+    tune_allocator()
+    task = _prepare(manifest, splits, Path(out), settings or TrainSettings(), cache_dir)
+    if _is_finished(task):
+        logger.info("%s: already trained, read from %s", task.weights.architecture.display_name, task.folder)
+        return Run.load(task.folder)
+    write_json(task.folder / _KEY_FILE, task.key())
+    cache = cache_pixels(task.manifest, task.cache_folder, task.settings.input_px)
+    classifier = _build(task)
+    head, feature_seconds = _fit_head(task, cache, classifier)
+    _install(head, classifier)
+    tuned = _fine_tune(task, cache, classifier)
+    best_phase = _keep_best(task, classifier, head, tuned)
+    epochs = [*head.epochs, *tuned.epochs]
+    _write_run(task, classifier, epochs, best_phase, feature_seconds)
+    return Run.load(task.folder)
+
+
+def _prepare(
+    manifest: Manifest | Path | str, splits: Splits | Path | str, out: Path, settings: TrainSettings, cache_dir: Path | None
+) -> Task:
+    manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(Path(manifest))
+    splits = splits if isinstance(splits, Splits) else Splits.load(Path(splits))
+    check_disjoint(manifest, splits)
+    if settings.fold >= splits.record["folds"]:
+        raise SettingsError(
+            f"The splits have no fold {settings.fold}.",
+            expected=f"a fold from 0 to {splits.record['folds'] - 1}",
+            received=str(settings.fold),
+            remedy="correct --fold, or make a k-fold split with `leukolens split --folds`",
+        )
+    architecture = find_architecture(settings.architecture)
+    weights = find_weights(architecture, settings)
+    height_px, width_px = manifest.record["canvas_px"]
+    preprocessing = Preprocessing((height_px, width_px), settings.input_px, weights.mean, weights.std)
+    compute = choose_compute(weights.architecture, settings)
+    cache_folder = cache_dir or out.parent / CACHE_FOLDER
+    return Task(manifest, splits, settings, weights, preprocessing, compute, out, cache_folder)
+
+
+def _is_finished(task: Task) -> bool:
+    if (task.folder / _KEY_FILE).is_file():
+        then, now = read_json(task.folder / _KEY_FILE), task.key()
+        differing = [name for name in now if then.get(name) != now[name]]
+        if differing:
+            raise RunError(
+                f"{task.folder} was made with other {' and '.join(differing)}.",
+                expected=f"the {differing[0]} that it was started with: {then.get(differing[0])}",
+                received=str(now[differing[0]]),
+                remedy="choose another --out, or delete that folder to train anew",
+            )
+    return (task.folder / RUN_FILE).is_file()
+
+
+def _build(task: Task) -> Classifier:
+    settings = task.settings
+    return build_classifier(
+        task.weights, task.preprocessing, len(task.manifest.classes), settings.dropout, settings.seed
+    )
+
+
+def _fit_head(task: Task, cache: PixelCache, classifier: Classifier) -> tuple[FittedHead, float]:
+    """Phase one; also gives the seconds that the frozen features took."""
+    name = task.weights.architecture.display_name
+    extractor = FeatureExtractor(classifier, task.preprocessing, task.compute, task.settings.batch_size, name)
+    train, validation = task.images_of(TRAIN), task.images_of(VALIDATION)
+    rows = cache.rows_of([*train, *validation]).tolist()
+    features = frozen_features(extractor, cache, rows, task.cache_folder)
+    head = fit_head(
+        Side(features.values[: len(train)], task.labels_of(train)),
+        Side(features.values[len(train) :], task.labels_of(validation)),
+        len(task.manifest.classes),
+        task.settings,
+    )
+    logger.info("%s: head on frozen features, validation balanced accuracy %.3f", name, head.selection.balanced_accuracy)
+    return head, features.seconds
+
+
+def _install(head: FittedHead, classifier: Classifier) -> None:
+    with torch.no_grad():
+        classifier.head.weight.copy_(head.weight)
+        classifier.head.bias.copy_(head.bias)
+
+
+def _fine_tune(task: Task, cache: PixelCache, classifier: Classifier) -> FineTuned:
+    """Phase two, unless the backbone stays frozen."""
+    if task.settings.finetune_epochs == 0:
+        return FineTuned([], Selection())
+    train, validation = task.images_of(TRAIN), task.images_of(VALIDATION)
+    images = TrainingImages(
+        cache.pixels, cache.rows_of(train), task.labels_of(train), cache.rows_of(validation), task.labels_of(validation)
+    )
+    return fine_tune(classifier, images, task.settings, task.compute, task.folder)
+
+
+def _keep_best(task: Task, classifier: Classifier, head: FittedHead, tuned: FineTuned) -> str:
+    """Leave the better of the two phases in the classifier; phase one wins ties, being the simpler model."""
+    if tuned.selection > head.selection:
+        classifier.load_state_dict(load_file(task.folder / RESUME_FOLDER / BEST_FILE))
+        return "finetune"
+    if tuned.epochs:
+        classifier.load_state_dict(_build(task).state_dict())
+        _install(head, classifier)
+    return "head"
+
+
+def _write_run(
+    task: Task, classifier: Classifier, epochs: list[Epoch], best_phase: str, feature_seconds: float
+) -> None:
+    best = max((epoch for epoch in epochs if epoch.phase == best_phase), key=Epoch.selection)
+    save_weights(classifier, task.folder / WEIGHTS_FILE)
+    rows = [epoch.to_record() for epoch in epochs]
+    write_text(task.folder / EPOCHS_FILE, pd.DataFrame(rows).to_csv(index=False))
+    write_text(task.folder / TRAINING_IMAGES_FILE, _training_images(task).to_csv(index=False))
+    record = {
+        **_record(task),
+        "phase": "finetune" if task.settings.finetune_epochs else "head",
+        "best_phase": best_phase,
+        "best_epoch": best.epoch,
+        "validation_balanced_accuracy": best.validation_balanced_accuracy,
+        "parameters": classifier.parameter_count(),
+        "feature_seconds": feature_seconds,
+        "train_seconds": feature_seconds + sum(epoch.seconds for epoch in epochs),
+    }
+    write_json(task.folder / RUN_FILE, {**record, "run_hash": hash_json(record)})
+    shutil.rmtree(task.folder / RESUME_FOLDER, ignore_errors=True)
+
+
+def _training_images(task: Task) -> pd.DataFrame:
+    sides = task.splits.of_fold(task.settings.fold)
+    seen = sides[sides.isin([TRAIN, VALIDATION])].sort_index().rename_axis("image").reset_index(name="side")
+    return seen.merge(task.manifest.images[["image", "group", "pixel_hash"]], on="image", validate="one_to_one")
+
+
+def _record(task: Task) -> Record:
+    architecture = find_architecture(task.settings.architecture)
+    return {
+        "architecture": architecture.name,
+        "display_name": architecture.display_name,
+        "weights": {**task.weights.to_record(), "architecture": task.weights.architecture.name,
+                    "display_name": task.weights.architecture.display_name,
+                    "paper": task.weights.architecture.paper},
+        "source_document_accuracy": architecture.source_document_accuracy,
+        "preprocessing": task.preprocessing.to_record(),
+        "settings": task.settings.model_dump(mode="json"),
+        "classes": list(task.manifest.classes),
+        "positive": list(task.manifest.positive),
+        "synthetic": task.manifest.record["synthetic"],
+        "split": {name: task.splits.record[name] for name in ("strategy", "label", "optimistic", "seed")},
+        "manifest_hash": task.manifest.content_hash,
+        "seed": task.settings.seed,
+        "device": task.compute.device,
+        "precision": task.compute.precision,
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "hardware": hardware(),
+    }  # fmt: skip
