@@ -28,6 +28,7 @@ from leukolens.settings import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.table import Table
 
 DEFAULT_OUT = Path("leukolens-out")
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
@@ -351,31 +352,47 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     Console().print(table)
 
 
-# Columns of the terminal table: heading and column of the comparison.
+# Columns of the terminal table, narrow enough for 80 characters: heading and column of the comparison.
 _SHOWN = (
-    ("val. bal. acc.", "validation_balanced_accuracy"),
-    ("accuracy", "test_accuracy"),
-    ("precision_w", "test_precision_weighted"),
-    ("recall_w", "test_recall_weighted"),
-    ("F1_w", "test_f1_weighted"),
-    ("bal. acc.", "test_balanced_accuracy"),
+    ("val.", "validation_balanced_accuracy"),
+    ("acc.", "test_accuracy"),
+    ("prec.", "test_precision_weighted"),
+    ("rec.", "test_recall_weighted"),
+    ("F1", "test_f1_weighted"),
+    ("bal.", "test_balanced_accuracy"),
     ("AUROC", "test_auroc"),
+)
+_LEGEND = (
+    "In %, on the test images; val.: balanced accuracy on validation, by which * is the best; "
+    "precision, recall and F1 weighted by class; bal.: balanced accuracy."
 )
 
 
 def _print_comparison(table: pd.DataFrame) -> None:
     from rich.console import Console
+
+    console = Console()
+    for protocol, rows in table.groupby("protocol", sort=False):
+        subjects = int(rows["test_subjects"].iloc[0])
+        of_subjects = f" of {subjects} subjects" if subjects else ", subjects unknown"
+        console.print(f"\n[bold]{protocol}[/] · {int(rows['test_images'].iloc[0])} test images{of_subjects}")
+        console.print(_protocol_table(rows))
+    console.print(_LEGEND, style="dim")
+    for name, weights in dict(zip(table["display_name"], table["weights"], strict=True)).items():
+        console.print(f"weights of {name}: {weights}", style="dim", markup=False)
+
+
+def _protocol_table(rows: pd.DataFrame) -> Table:
     from rich.table import Table
 
-    for protocol, rows in table.groupby("protocol", sort=False):
-        shown = Table(title=f"{protocol} · {int(rows['test_images'].iloc[0])} test images", caption="* best on validation")
-        for heading in ("network", *(heading for heading, _ in _SHOWN), "parameters", "train", "images/s", "weights"):
-            shown.add_column(heading, justify="left" if heading in ("network", "weights") else "right")
-        for row in rows.to_dict("records"):
-            figures = [_figure(row[column]) for _, column in _SHOWN]
-            cost = [f"{row['parameters'] / 1e6:.1f} M", f"{row['train_seconds']:.0f} s", f"{row['images_per_second']:.0f}"]
-            shown.add_row(("* " if row["is_best"] else "") + str(row["display_name"]), *figures, *cost, str(row["weights"]))
-        Console().print(shown)
+    shown = Table(box=None, padding=(0, 1, 0, 0))
+    for heading in ("network", *(heading for heading, _ in _SHOWN), "param.", "train", "img/s"):
+        shown.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
+    for row in rows.to_dict("records"):
+        figures = ["–" if row[column] != row[column] else f"{100 * row[column]:.1f}" for _, column in _SHOWN]
+        cost = [f"{row['parameters'] / 1e6:.1f}M", f"{row['train_seconds']:.0f}s", f"{row['images_per_second']:.0f}"]
+        shown.add_row(f"{row['display_name']}{' *' if row['is_best'] else ''}", *figures, *cost)
+    return shown
 
 
 def _figure(value: float | None) -> str:

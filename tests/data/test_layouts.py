@@ -347,7 +347,10 @@ def test_same_data_set_through_a_link_is_one(tmp_path: Path) -> None:
 def test_order_on_disk_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kaggle(tmp_path)
     touch(tmp_path, *(f"training_data/fold_1/all/UID_{number}_1_1_all.bmp" for number in range(5, 30)))
+    # "-" sorts before "/": path order is not the order in which folders are walked.
+    touch(tmp_path, "training_data/fold_0/all-more.bmp")
     expected = find_layout(tmp_path)
+    assert [row.image for row in expected.rows] == sorted(row.image for row in expected.rows)
     listed = Path.iterdir
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter(sorted(listed(folder), reverse=True)))
     assert find_layout(tmp_path) == expected

@@ -269,6 +269,18 @@ def test_strict_names_the_first_file_in_path_order(mess: Path, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+def test_strict_decodes_nothing_after_the_first_file_that_is_no_image(
+    cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cohort / "training_data" / "fold_0" / "notes.txt").touch()
+    decoded: list[str] = []
+    real = fingerprints.read_pixels
+    monkeypatch.setattr(fingerprints, "read_pixels", lambda path, limit: decoded.append(path.name) or real(path, limit))
+    with pytest.raises(ManifestError, match=r"fold_0/notes\.txt cannot be used"):
+        index(cohort, settings=IndexSettings(strict=True))
+    assert sorted(decoded) == ["UID_3_1_1_all.bmp", "UID_3_2_1_all.bmp", "UID_H3_1_1_hem.bmp", "UID_H3_2_1_hem.bmp"]
+
+
 def test_strict_stops_at_an_earlier_manifest_too(mess: Path, tmp_path: Path) -> None:
     index(mess, tmp_path / "out")
     with pytest.raises(ManifestError, match=r"\.DS_Store cannot be used"):

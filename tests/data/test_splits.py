@@ -32,7 +32,7 @@ needs_c_nmc = pytest.mark.skipif(
     not (C_NMC.is_file() and C_NMC_LABELS.is_file()), reason="../shared/data has no C-NMC listing"
 )
 
-many_cohorts = settings(max_examples=60, deadline=None, derandomize=True)
+many_cohorts = settings(max_examples=50, deadline=None, derandomize=True)
 
 
 class Cell(NamedTuple):

@@ -258,9 +258,10 @@ def _check_subjects(images: pd.DataFrame) -> None:
 def _mark_duplicates(images: pd.DataFrame) -> pd.DataFrame:
     """Fill `duplicate_of` and `group`; `images` is in path order."""
     first = images.groupby("pixel_hash")["image"].transform("first")
-    known = images.dropna(subset=["subject"])
-    linked = known.groupby("pixel_hash", sort=False)["subject"].unique()
-    groups = merge_subjects(list(subjects) for subjects in linked)
+    owners: dict[str, list[str]] = {}
+    for pixel_hash, subject in _pairs(images.dropna(subset=["subject"]), "pixel_hash", "subject"):
+        owners.setdefault(pixel_hash, []).append(subject)
+    groups = merge_subjects(owners.values())
     filled = images.assign(duplicate_of=first.where(first != images["image"]), group=images["subject"].map(groups))
     return filled.astype(dict(MANIFEST_COLUMNS))
 

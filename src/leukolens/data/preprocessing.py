@@ -61,7 +61,7 @@ class Preprocessing:
 
     def to_record(self) -> dict[str, Any]:
         """Give a JSON object."""
-        return asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Preprocessing:

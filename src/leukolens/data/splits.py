@@ -127,8 +127,8 @@ def check_disjoint(manifest: Manifest, splits: Splits) -> None:
 def audit(manifest: Manifest, splits: Splits) -> list[str]:
     """Say in lines what stands where: images, subjects, groups and classes per side, overlaps, moves, unused images.
 
-    All numbers are counted from the two tables, none is taken over from the splits' record but the wished shares. Of
-    several folds the lines give the range.
+    `splits` need not have passed the leak door, but must have images on every side. All numbers are counted from the
+    two tables, none is taken over from the splits' record but the wished shares. Of several folds they give the range.
     """
     images = _images_of(manifest)
     placed = _placed(images, splits)
@@ -136,7 +136,7 @@ def audit(manifest: Manifest, splits: Splits) -> list[str]:
     folds = f", {record['folds']} folds (ranges over the folds)" if record["folds"] > 1 else ""
     return [
         f"{record['label']}, seed {record['seed']}{folds}",
-        *(_side_line(placed, side, manifest.classes, record) for side in SIDES),
+        *_side_lines(placed, manifest.classes, record),
         *_overlap_lines(placed, record["strategy"]),
         *(_move_lines(images) if record["strategy"] == "official" else []),
         *_unused_lines(images[~images["image"].isin(placed["image"])], record["strategy"]),
@@ -437,10 +437,15 @@ def _leak(placed: pd.DataFrame, torn: pd.DataFrame, key: str, strategy: str) -> 
     )
 
 
+def _class_counts(placed: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Images per class (columns), for every fold and side (rows)."""
+    every = pd.MultiIndex.from_product([sorted(placed["fold"].unique()), SIDES], names=["fold", "side"])
+    counts = placed.groupby(["fold", "side", "label"]).size().unstack("label", fill_value=0)
+    return counts.reindex(index=every, columns=list(classes), fill_value=0)
+
+
 def _require_every_class(placed: pd.DataFrame, classes: Sequence[str], record: Record) -> None:
-    every = pd.MultiIndex.from_product([sorted(placed["fold"].unique()), SIDES])
-    counts = pd.crosstab([placed["fold"], placed["side"]], placed["label"])
-    counts = counts.reindex(index=every, columns=list(classes), fill_value=0)
+    counts = _class_counts(placed, classes)
     rows, columns = np.nonzero(counts.to_numpy() == 0)
     if not len(rows):
         return
@@ -455,24 +460,21 @@ def _require_every_class(placed: pd.DataFrame, classes: Sequence[str], record: R
     )
 
 
-def _side_line(placed: pd.DataFrame, side: str, classes: Sequence[str], record: Record) -> str:
-    rows = placed[placed["side"] == side]
-    per_fold = rows.groupby("fold")
-    totals = pd.crosstab(placed["fold"], placed["label"]).reindex(columns=list(classes), fill_value=0)
-    counts = pd.crosstab(rows["fold"], rows["label"]).reindex(index=totals.index, columns=totals.columns, fill_value=0)
-    wished = record["fractions"][SIDES.index(side)]
-    target = f", target {wished:.1%}" if record["strategy"] in ("subject", "image") else ""
-    shares = counts / totals
-    known = placed["subject"].notna().any()
-    subjects = (
-        f"{_range(per_fold['subject'].nunique())} subjects, {_range(per_fold['group'].nunique())} groups"
-        if known
-        else "subjects unknown"
-    )
-    per_class = [
-        f"{name} {_range(counts[name])} ({_range(shares[name], '.1%')} of {name}{target})" for name in classes
-    ]
-    return f"{side}: {_range(per_fold.size())} images, {subjects}; {', '.join(per_class)}"
+def _side_lines(placed: pd.DataFrame, classes: Sequence[str], record: Record) -> list[str]:
+    counts = _class_counts(placed, classes)
+    shares = counts / counts.groupby("fold").sum()
+    sizes = placed.groupby(["fold", "side"]).agg({"image": "size", "subject": "nunique", "group": "nunique"})
+    lines = []
+    for side, wished in zip(SIDES, record["fractions"], strict=True):
+        size, count, share = (table.xs(side, level="side") for table in (sizes, counts, shares))
+        subjects = f"{_range(size['subject'])} subjects, {_range(size['group'])} groups"
+        target = f", target {wished:.1%}" if record["strategy"] in ("subject", "image") else ""
+        of_class = [f"{name} {_range(count[name])} ({_range(share[name], '.1%')} of {name}{target})" for name in classes]
+        known = placed["subject"].notna().any()
+        lines.append(
+            f"{side}: {_range(size['image'])} images, {subjects if known else 'subjects unknown'}; {', '.join(of_class)}"
+        )
+    return lines
 
 
 def _range(values: pd.Series[Any], form: str = ",") -> str:
@@ -515,7 +517,7 @@ def _unused_lines(unused: pd.DataFrame, strategy: str) -> list[str]:
             (unused["part"] == PRELIMINARY).to_numpy() & (strategy in ("subject", "image")),
             unused["label"].isna().to_numpy(),
         ],
-        ["locked test", "unlabelled"],
+        ["locked test", "unlabelled"],  # the first that holds
         reasons.get(strategy, "unused"),
     )
     part = unused["part"].replace({POOL: "training-pool"})

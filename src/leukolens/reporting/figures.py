@@ -25,7 +25,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 NETWORK_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_PATTERNS = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
@@ -50,9 +50,8 @@ _STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
 }
 _FONT_STACK = "'DejaVu Sans', Verdana, sans-serif"  # Verdana has the widths that the layout was made for
-_MOST_NAMED_SUBJECTS = 40
-_NAMED_OF_MANY = 5
-_LONGEST_NAME = 16
+_MOST_NAMED_SUBJECTS = 30
+_LONGEST_NAME = 20
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def subject_accuracy(key: str, entries: Sequence[Mapping[str, Any]], classes: Se
     """One dot per subject (`per_subject` of metrics.json, lowest first); its area grows with the number of images."""
     many = len(entries) > _MOST_NAMED_SUBJECTS
     caption = f"Accuracy per subject, {side} images; larger dots have more images." + (
-        f" The lowest {_NAMED_OF_MANY} of {len(entries)} are named." if many else ""
+        f" {len(entries)} subjects, the lowest on top; the list names those." if many else ""
     )
     height = 5.0 if many else 1.1 + 0.17 * max(len(entries), 4)
     return _draw(key, caption, height, partial(_paint_subjects, entries=entries, classes=classes, many=many))
@@ -261,7 +260,7 @@ def _paint_subjects(figure: Figure, entries: Sequence[Mapping[str, Any]], classe
         axes.scatter(
             [entry["accuracy"] for _, entry in chosen],
             [place for place, _ in chosen],
-            [14 + 80 * entry["images"] / largest for _, entry in chosen],
+            [(0.4 if many else 1) * (14 + 80 * entry["images"] / largest) for _, entry in chosen],
             color=_of(CLASS_COLOURS, index) if name else GREY,
             marker=_of(CLASS_MARKERS, index),
             label=_short(name) if name else "several classes",
@@ -269,7 +268,7 @@ def _paint_subjects(figure: Figure, entries: Sequence[Mapping[str, Any]], classe
             linewidths=0.6,
             zorder=3,
         )
-    named = entries[:_NAMED_OF_MANY] if many else entries
+    named = [] if many else entries
     axes.set_yticks(range(len(named)), [_short(entry["subject"]) for entry in named], fontsize=7.5)
     axes.set_ylim(len(entries) - 0.4, -0.6)
     axes.set_xlim(min(0.5, entries[0]["accuracy"]) - 0.04, 1.04)
@@ -285,7 +284,7 @@ def _paint_subjects(figure: Figure, entries: Sequence[Mapping[str, Any]], classe
 
 def _in_percent(axis: Axis) -> None:
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(PercentFormatter(1, None))  # None: as many decimals as the ticks need
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%"))
 
 
 def _of(values: Sequence[str], index: int) -> str:

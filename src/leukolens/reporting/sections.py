@@ -108,25 +108,32 @@ def _answer(table: pd.DataFrame, label: str, results: Results) -> Values:
 def _beware(results: Results, table: pd.DataFrame, labels: Sequence[str]) -> Iterator[str]:
     """Give what a reader must know before believing a figure, one sentence each."""
     for label in labels:
-        rows = table[table["protocol"] == label]
-        subjects = rows["test_subjects"].max()
-        if _is_optimistic(table, label):
-            yield (f"“{label}”: images of the same subject are on the training and the test side. Its figures are too high "
-                   "for new patients; they are shown because much of the literature is measured so.")  # fmt: skip
-        if subjects == 0:
-            yield f"“{label}”: no subject is known for the test images, so nobody can say how many patients they come from."
-        elif subjects < FEW_SUBJECTS:
-            yield (f"“{label}”: the test images come from {subjects:.0f} subjects only. Another draw of subjects can give "
-                   "quite different figures; do not rank networks by small differences.")  # fmt: skip
+        yield from _beware_of_split(label, _is_optimistic(table, label), results)
     started: dict[str, list[str]] = {}
     for name, trained_on in dict.fromkeys(zip(table["display_name"], table["weights"], strict=True)):
         started.setdefault(trained_on, []).append(name)
     for trained_on, names in started.items():
         if not knows_imagenet(trained_on):
-            yield f"{', '.join(names)}: not started from ImageNet weights like the usual recipe, but from {trained_on}."
+            yield f"{', '.join(names)}: not started from ImageNet weights, as is usual, but trained on: {trained_on}."
     for name, note in dict.fromkeys((each.row["display_name"], _note(each)) for each in results.trained):
         if note:
-            yield f"{name}: its weights are no ordinary ones ({note})."
+            yield f"{name}: {note}."
+
+
+def _beware_of_split(label: str, optimistic: bool, results: Results) -> Iterator[str]:
+    sides = next(each.sides for each in results.trained if each.protocol == label)
+    subjects = {side: sides[side]["subjects"] for side in (VALIDATION, TEST) if side in sides}
+    if not any(subjects.values()):
+        yield (f"“{label}”: no subject is known for these images. Images of one patient may be on the training and the "
+               "test side, so the figures may be too high for new patients, and nobody can say by how much.")  # fmt: skip
+        return
+    if optimistic:
+        yield (f"“{label}”: images of the same subject are on the training and the test side. Its figures are too high "
+               "for new patients; they are shown because much of the literature is measured so.")  # fmt: skip
+    few = [f"the {side} images come from {number} subjects" for side, number in subjects.items() if number < FEW_SUBJECTS]
+    if few:
+        yield (f"“{label}”: {' and '.join(few)} only. Another draw of subjects can give quite different figures; do not "
+               "rank networks by small differences.")  # fmt: skip
 
 
 def _note(trained: Trained) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -87,9 +88,11 @@ def fine_tune(
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Batch normalisation stays on its pretrained statistics on purpose.
         warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
+        # Lightning 2.6 asks newer PyTorch for the kind of a leaf in a way that is going out of use.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         tuning.advance = advance
         trainer = _trainer(settings, compute, keeper)
-        trainer.fit(tuning, *tuning.loaders(), ckpt_path=last if last.is_file() else None)
+        _fit(trainer, tuning, last if last.is_file() else None)
     classifier.eval()
     return FineTuned(keeper.epochs, keeper.best)
 
@@ -274,6 +277,18 @@ def save_weights(classifier: Classifier, path: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary)
+
+
+def _fit(trainer: pl.Trainer, tuning: FineTuning, checkpoint: Path | None) -> None:
+    """Fit; Ctrl-C stays KeyboardInterrupt, which Lightning would turn into SystemExit while leaving Ctrl-C ignored."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(tuning, *tuning.loaders(), ckpt_path=checkpoint)
+    except SystemExit as stopped:
+        if isinstance(stopped.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from stopped
+        raise
 
 
 def _trainer(settings: TrainSettings, compute: Compute, keeper: EpochKeeper) -> pl.Trainer:

@@ -7,6 +7,7 @@ the run; on one made with other data or settings it raises RunError.
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class Task:
 
     def key(self) -> Record:
         """What the result depends on; a directory made with another key is never written into."""
-        return {
+        key = {
             "settings": self.settings.model_dump(mode="json", exclude={"weights_dir", "weights", "device"}),
             "manifest": self.manifest.content_hash,
             "splits": hash_json(sorted(self.splits.sides.itertuples(index=False, name=None))),
@@ -85,6 +86,8 @@ class Task:
             "preprocessing": self.preprocessing.to_record(),
             "precision": self.compute.precision,
         }
+        # As it comes back from the file: JSON knows no tuples, and a key must equal its own copy on disk.
+        return dict(json.loads(json.dumps(key)))
 
 
 def train(
@@ -248,7 +251,8 @@ def _record(task: Task) -> Record:
     architecture = find_architecture(task.settings.architecture)
     return {
         "architecture": architecture.name,
-        "display_name": architecture.display_name,
+        # What was really built: a stand-in goes by its own name.
+        "display_name": task.weights.architecture.display_name,
         "weights": {**task.weights.to_record(), "architecture": task.weights.architecture.name,
                     "display_name": task.weights.architecture.display_name,
                     "paper": task.weights.architecture.paper},

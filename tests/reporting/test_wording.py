@@ -1,0 +1,50 @@
+"""How numbers are written."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from leukolens.reporting import wording
+
+
+@pytest.mark.parametrize(
+    ("write", "value", "text"),
+    [
+        (wording.percent, 0.9234, "92.3\u202f%"),
+        (wording.percent, 1.0, "100.0\u202f%"),
+        (wording.percent, None, "–"),
+        (wording.percent, math.nan, "–"),
+        (wording.decimal, -0.25, "\u22120.250"),
+        (wording.points, 0.054, "+5.4"),
+        (wording.points, -0.012, "\u22121.2"),
+        (wording.count, 10661.0, "10,661"),
+        (wording.millions, 23_510_081, "23.5\u202fM"),
+        (wording.rate, 3.26, "3.3"),
+        (wording.rate, 1234.5, "1,234"),
+        (wording.duration, 12.3, "12\u202fs"),
+        (wording.duration, 90, "1.5\u202fmin"),
+        (wording.duration, 9000, "2.5\u202fh"),
+        (wording.phase, "head", "new head, frozen backbone"),
+        (wording.phase, None, "–"),
+    ],
+)
+def test_written(write, value, text):
+    assert write(value) == text
+
+
+def test_flatten_gives_every_leaf():
+    nested = {"seed": 0, "train": {"batch_size": 32, "augmentation": {"flip": True}}, "architectures": ["a", "b"], "x": None}
+    assert list(wording.flatten(nested)) == [
+        ("seed", "0"), ("train.batch_size", "32"), ("train.augmentation.flip", "True"), ("architectures", "a, b"), ("x", "–"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "known"),
+    [("ImageNet-1k", True), ("ImageNet-1k (IMAGENET1K_V2); BatchNorm re-estimated", True), ("NOT ImageNet: fonts", False),
+     ("nothing: random weights (no imagenet file)", False), ("12 font groups", False)],
+)  # fmt: skip
+def test_knows_imagenet(trained_on, known):
+    assert wording.knows_imagenet(trained_on) is known
