@@ -34,6 +34,7 @@ EPOCHS_FILE = "epochs.csv"
 PREDICTIONS_FILE = "predictions.parquet"
 METRICS_FILE = "metrics.json"
 COMPARISON_FILE = "comparison.csv"
+COMPARISON_RECORD_FILE = "comparison.json"
 REPORT_FILE = "report.html"
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"

@@ -18,6 +18,7 @@ import pandas as pd
 
 from leukolens.artifacts import (
     COMPARISON_FILE,
+    COMPARISON_RECORD_FILE,
     PREDICTIONS_FILE,
     SPLITS_FILE,
     Manifest,
@@ -41,8 +42,6 @@ from leukolens.reporting.html import report
 from leukolens.settings import CompareSettings, SplitSettings
 from leukolens.training.runs import Run
 from leukolens.training.train import CACHE_FOLDER, train
-
-COMPARISON_RECORD_FILE = "comparison.json"
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def _one_network(
         "architecture": architecture,
         "display_name": run.record["display_name"],
         "trained_on": weights["trained_on"] + (f" ({weights['note']})" if weights["note"] else ""),
-        "phase": run.record["phase"],
+        "phase": run.record["best_phase"],
         "parameters": run.record["parameters"],
         "train_seconds": run.record["train_seconds"],
         "images_per_second": predictions.record["images_per_second"],

@@ -97,7 +97,9 @@ class TrainSettings(Settings):
     finetune_epochs: Annotated[int, Field(ge=0)] = 6
     """At most; 0 keeps the backbone frozen."""
     backbone_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    finetune_head_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    scratch_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Of a backbone of random weights, in place of the backbone's rate."""
+    finetune_head_learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     warmup_fraction: Fraction = 0.1
     """Share of the fine-tuning steps in which the rate rises linearly; cosine decay to 0 follows."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -119,7 +121,8 @@ class PhantomSettings(Settings):
     """`leukolens phantom`."""
 
     cells: Annotated[int, Field(ge=40)] = 240
-    """Number of cell images, duplicates included, the corrupt file not."""
+    """Number of training cells, planted copies included; preliminary cells (8 %), two final images and a corrupt file
+    come on top."""
     subjects: Annotated[int, Field(ge=12)] = 24
     seed: int = 0
 

@@ -17,8 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leukolens.artifacts import Manifest, atomic_path, hash_json
+from leukolens.data.fingerprints import hash_pixels
 from leukolens.data.preprocessing import Pixels, Preprocessing, read_pixels
-from leukolens.errors import ManifestError
+from leukolens.errors import ImageError, ManifestError
 from leukolens.progress import logger, track
 
 _KEY_LENGTH = 16
@@ -71,20 +72,33 @@ def _fill(path: Path, manifest: Manifest, preprocessing: Preprocessing) -> None:
 def _prepare(manifest: Manifest, preprocessing: Preprocessing) -> Iterator[Pixels]:
     """Decoded, cropped and resized pixels in manifest order; at most one round of images waits in memory."""
 
-    def prepare(image: str, size_px: tuple[int, int]) -> Pixels:
-        pixels = read_pixels(manifest.root / image, max_pixels=size_px[0] * size_px[1]).pixels
+    def prepare(image: str, size_px: tuple[int, int], content_hash: str) -> Pixels:
+        path = manifest.root / image
+        try:
+            pixels = read_pixels(path, max_pixels=size_px[0] * size_px[1]).pixels
+        except ImageError as error:
+            raise _changed(path, f"{size_px[1]} x {size_px[0]} pixels", error.received) from error
+        # The size first: it says more than two hashes.
         if pixels.shape[:2] != size_px:
-            raise ManifestError(
-                f"{manifest.root / image} has changed since it was indexed.",
-                expected=f"{size_px[1]} x {size_px[0]} pixels",
-                received=f"{pixels.shape[1]} x {pixels.shape[0]} pixels",
-                remedy="run `leukolens index` again",
-            )
+            found = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
+            raise _changed(path, f"{size_px[1]} x {size_px[0]} pixels", found)
+        if (found := hash_pixels(pixels)) != content_hash:
+            raise _changed(path, f"pixels of SHA-256 {content_hash}", found)
         return preprocessing.apply(pixels)
 
     names = list(manifest.images["image"])
     sizes = list(zip(manifest.images["height_px"].tolist(), manifest.images["width_px"].tolist(), strict=True))
+    hashes = list(manifest.images["content_hash"])
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(names), _IMAGES_PER_ROUND):
             stop = start + _IMAGES_PER_ROUND
-            yield from pool.map(prepare, names[start:stop], sizes[start:stop])
+            yield from pool.map(prepare, names[start:stop], sizes[start:stop], hashes[start:stop])
+
+
+def _changed(path: Path, expected: str, received: str) -> ManifestError:
+    return ManifestError(
+        f"{path} has changed since it was indexed.",
+        expected=expected,
+        received=received,
+        remedy="run `leukolens index` again",
+    )

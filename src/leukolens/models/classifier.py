@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from leukolens.data.preprocessing import Preprocessing
-from leukolens.errors import WeightsError
+from leukolens.errors import SettingsError, WeightsError
 from leukolens.models.architectures import Architecture
 from leukolens.models.weights import PretrainedWeights, State
 
@@ -44,7 +44,7 @@ class Backbone(nn.Module):
         self.trunk = architecture.trunk
         self.final_relu = architecture.final_relu
         self.network = _build_headless(architecture)
-        self.width = self._measure_width(input_px)
+        self.width = self._measure_width(architecture, input_px)
 
     def forward(self, images: Tensor) -> Tensor:
         """Give pooled features of normalised images."""
@@ -73,11 +73,19 @@ class Backbone(nn.Module):
             )
         self.network.load_state_dict({**{name: wanted[name] for name in counters}, **kept})
 
-    def _measure_width(self, input_px: int) -> int:
+    def _measure_width(self, architecture: Architecture, input_px: int) -> int:
         was_training = self.training
         self.eval()
-        with torch.inference_mode():
-            width = self(torch.zeros(1, 3, input_px, input_px)).shape[1]
+        try:
+            with torch.inference_mode():
+                width = self(torch.zeros(1, 3, input_px, input_px)).shape[1]
+        except (RuntimeError, AssertionError) as error:
+            raise SettingsError(
+                f"{architecture.display_name} cannot read images of {input_px} x {input_px} px.",
+                expected="an input size that the network takes; all of them take 224",
+                received=str(error).splitlines()[0],
+                remedy="correct --input-px (input_px), or leave it at 224",
+            ) from error
         self.train(was_training)
         return int(width)
 

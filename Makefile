@@ -1,0 +1,38 @@
+# Everything runs in a virtual environment of its own, .venv; nothing but python3, pip and make is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast lint clean
+
+help:  ## Show what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+install: $(STAMP)  ## Make the virtual environment and install leukolens into it
+
+demo: $(STAMP)  ## Compare the five networks on synthetic cells; ends with the path of a report
+	$(BIN)/leukolens phantom $(DEMO)
+	$(BIN)/leukolens compare $(DEMO)/phantom_C-NMC_Leukemia --config configs/demo.yaml --out $(DEMO)/results
+	@echo "open $(CURDIR)/$(DEMO)/results/report.html"
+
+test: $(STAMP)  ## Run all tests
+	$(BIN)/python -m pytest -q
+
+test-fast: $(STAMP)  ## Run the tests that take less than about ten seconds each
+	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: $(STAMP)  ## ruff, mypy strict, import-linter
+	$(BIN)/ruff check src tests docs
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:  ## Remove the virtual environment and the demo
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+from cohort import build_cohort, draw_cell, write_image
+
+from leukolens.artifacts import Manifest
+from leukolens.data import pixel_cache
+from leukolens.data.manifest import index
+from leukolens.data.pixel_cache import cache_pixels
+from leukolens.data.preprocessing import Preprocessing, read_pixels
+from leukolens.errors import ManifestError
+
+
+@pytest.fixture(scope="module")
+def _indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("indexed")
+    index(build_cohort(folder / "cells", subjects_per_class=3, cells_per_subject=2), folder)
+    return folder
+
+
+@pytest.fixture
+def manifest(_indexed: Path, tmp_path: Path) -> Manifest:
+    """Twelve cells of 48 x 48 px in a folder of their own, so that a test may change them."""
+    loaded = Manifest.load(_indexed)
+    shutil.copytree(loaded.root, tmp_path / "cells")
+    return Manifest(loaded.images, {**loaded.record, "root": str(tmp_path / "cells")})
+
+
+def with_canvas(manifest: Manifest, *canvas_px: int) -> Manifest:
+    return Manifest(manifest.images, {**manifest.record, "canvas_px": list(canvas_px)})
+
+
+def refuse(*_: Any, **__: Any) -> NoReturn:
+    raise AssertionError("an image was decoded")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("canvas_px", [(48, 48), (40, 60)])
+def test_cached_pixels_are_the_preprocessed_pixels(manifest: Manifest, tmp_path: Path, canvas_px: tuple[int, int]) -> None:
+    cache = cache_pixels(with_canvas(manifest, *canvas_px), tmp_path / "cache", 32)
+    assert cache.pixels.shape == (12, 32, 32, 3)
+    assert cache.pixels.dtype == np.uint8
+    assert cache.images == tuple(manifest.images["image"])
+    for row, image in enumerate(cache.images):
+        decoded = read_pixels(manifest.root / image, max_pixels=48 * 48).pixels
+        np.testing.assert_array_equal(cache.pixels[row], Preprocessing(canvas_px, 32).apply(decoded))
+
+
+def test_pixels_are_mapped_and_not_read_into_memory(manifest: Manifest, tmp_path: Path) -> None:
+    cache = cache_pixels(manifest, tmp_path / "cache", 32)
+    assert isinstance(cache.pixels, np.memmap)
+    assert not cache.pixels.flags.writeable
+
+
+def test_second_call_decodes_nothing(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cache_pixels(manifest, tmp_path / "cache", 32)
+    monkeypatch.setattr(pixel_cache, "read_pixels", refuse)
+    np.testing.assert_array_equal(cache_pixels(manifest, tmp_path / "cache", 32).pixels, first.pixels)
+
+
+def test_every_canvas_size_and_content_has_its_own_file(manifest: Manifest, tmp_path: Path) -> None:
+    cache_pixels(manifest, tmp_path, 32)
+    cache_pixels(manifest, tmp_path, 40)
+    cache_pixels(with_canvas(manifest, 44, 44), tmp_path, 32)
+    fewer = Manifest(manifest.images.iloc[:5].reset_index(drop=True), manifest.record)
+    assert cache_pixels(fewer, tmp_path, 32).pixels.shape[0] == 5
+    changed = write_image(manifest.root / manifest.images["image"][0], draw_cell(999, 14))
+    again = cache_pixels(index(manifest.root), tmp_path, 32)
+    assert len(list(tmp_path.glob("pixels-*.npy"))) == 5
+    expected = Preprocessing((48, 48), 32).apply(read_pixels(changed, 48 * 48).pixels)
+    np.testing.assert_array_equal(again.pixels[0], expected)
+
+
+@pytest.mark.parametrize("side_px", [40, 60])
+def test_image_of_another_size_than_indexed_raises_and_names_it(
+    manifest: Manifest, tmp_path: Path, side_px: int
+) -> None:
+    path = write_image(manifest.root / manifest.images["image"][3], draw_cell(1, side_px=side_px))
+    with pytest.raises(ManifestError) as caught:
+        cache_pixels(manifest, tmp_path / "cache", 32)
+    assert caught.value.what == f"{path} has changed since it was indexed."
+    assert caught.value.expected == "48 x 48 pixels"
+    assert caught.value.remedy == "run `leukolens index` again"
+    if side_px < 48:
+        assert caught.value.received == "40 x 40 pixels"
+
+
+def test_image_of_other_pixels_than_indexed_raises_and_names_it(manifest: Manifest, tmp_path: Path) -> None:
+    path = write_image(manifest.root / manifest.images["image"][3], draw_cell(999))
+    with pytest.raises(ManifestError) as caught:
+        cache_pixels(manifest, tmp_path / "cache", 32)
+    assert caught.value.what == f"{path} has changed since it was indexed."
+    assert caught.value.expected == f"pixels of SHA-256 {manifest.images['content_hash'][3]}"
+
+
+def test_image_that_has_gone_raises_and_names_it(manifest: Manifest, tmp_path: Path) -> None:
+    path = manifest.root / manifest.images["image"][3]
+    path.unlink()
+    with pytest.raises(ManifestError) as caught:
+        cache_pixels(manifest, tmp_path / "cache", 32)
+    assert caught.value.what == f"{path} has changed since it was indexed."
+    assert files(tmp_path / "cache") == []
+
+
+def test_interrupted_filling_leaves_no_file(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = manifest.root / manifest.images["image"].iloc[-1]
+
+    def interrupt(path: Path, max_pixels: int) -> Any:
+        if path == last:
+            raise KeyboardInterrupt
+        return read_pixels(path, max_pixels)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(pixel_cache, "read_pixels", interrupt)
+        cache_pixels(manifest, tmp_path / "cache", 32)
+    assert files(tmp_path / "cache") == []
+    assert cache_pixels(manifest, tmp_path / "cache", 32).pixels.any(axis=(1, 2, 3)).all()
+
+
+def test_more_images_than_one_round_keep_their_order(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = cache_pixels(manifest, tmp_path / "whole", 32)
+    monkeypatch.setattr(pixel_cache, "_IMAGES_PER_ROUND", 5)
+    np.testing.assert_array_equal(cache_pixels(manifest, tmp_path / "rounds", 32).pixels, whole.pixels)
+
+
+def test_rows_are_found_by_name(manifest: Manifest, tmp_path: Path) -> None:
+    cache = cache_pixels(manifest, tmp_path / "cache", 32)
+    names = list(manifest.images["image"])
+    assert cache.rows_of([names[7], names[0], names[7]]).tolist() == [7, 0, 7]

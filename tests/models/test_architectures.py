@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from leukolens.data.preprocessing import Preprocessing
+from leukolens.errors import SettingsError
+from leukolens.models.architectures import ARCHITECTURES, find_architecture
+from leukolens.models.classifier import build_classifier
+from leukolens.models.weights import PretrainedWeights
+from leukolens.settings import FIVE_ARCHITECTURES
+
+INPUT_PX = 64
+# Width of the last feature map, from each network's paper.
+WIDTHS = {
+    "vgg16": 512,
+    "efficientnet_b0": 1280,
+    "resnet50": 2048,
+    "densenet121": 1024,
+    "alexnet": 256,
+    "tf_efficientnet_lite0": 1280,
+    "timm:test_vit": 64,
+}
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_network_builds_and_gives_one_logit_per_class(
+    name: str, random_weights: Callable[[str], PretrainedWeights]
+) -> None:
+    weights = random_weights(name)
+    preprocessing = Preprocessing((48, 48), INPUT_PX, weights.mean, weights.std)
+    classifier = build_classifier(weights, preprocessing, classes=4, dropout=0.2, seed=0)
+    levels = torch.randint(0, 256, (2, 3, INPUT_PX, INPUT_PX), dtype=torch.uint8)
+    with torch.inference_mode():
+        features, logits = classifier.features(levels), classifier(levels)
+    assert features.shape == (2, WIDTHS[name])
+    assert logits.shape == (2, 4)
+    assert logits.dtype == torch.float32
+    assert bool(torch.isfinite(features).all())
+    cam_layer = weights.architecture.cam_layer
+    assert not cam_layer or cam_layer in dict(classifier.backbone.network.named_modules())
+
+
+def test_table_has_the_five_networks_of_the_source_document_with_all_that_a_report_says() -> None:
+    for name in FIVE_ARCHITECTURES:
+        row = ARCHITECTURES[name]
+        assert row.cam_layer and row.paper and row.licence, name
+        assert row.source_document_accuracy is not None
+
+
+def test_table_is_keyed_by_name_and_stand_ins_are_rows_of_it() -> None:
+    assert [row.name for row in ARCHITECTURES.values()] == list(ARCHITECTURES)
+    assert {row.stand_in for row in ARCHITECTURES.values()} - {None} <= set(ARCHITECTURES)
+
+
+def test_any_network_of_timm_can_be_named() -> None:
+    row = find_architecture("timm:test_resnet")
+    assert (row.name, row.library, row.builder) == ("timm:test_resnet", "timm", "test_resnet")
+
+
+@pytest.mark.parametrize("name", ["resnet51", "timm:resnet51x", "test_resnet", "timm:"])
+def test_unknown_name_raises_and_names_what_there_is(name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        find_architecture(name)
+    assert str(caught.value) == (
+        f"{name!r} is no architecture that leukolens knows.\n"
+        "  expected: one of vgg16, efficientnet_b0, resnet50, densenet121, alexnet, tf_efficientnet_lite0,"
+        " or timm:<a model name of timm>\n"
+        f"  received: {name}\n"
+        "  remedy:   correct --arch; `python -c 'import timm; print(timm.list_models())'` lists timm's names"
+    )

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from leukolens.data.preprocessing import Preprocessing
+from leukolens.errors import SettingsError, WeightsError
+from leukolens.models.architectures import find_architecture
+from leukolens.models.classifier import Backbone, Classifier, Normalise, build_classifier, hash_backbone
+from leukolens.models.weights import PretrainedWeights
+
+PREPROCESSING = Preprocessing((48, 48), 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.fixture
+def levels() -> torch.Tensor:
+    return torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_normalisation_brings_grey_levels_to_the_scale_of_the_weights(levels: torch.Tensor) -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    normalised = Normalise(Preprocessing((48, 48), 32, mean, std))(levels)
+    wanted = (levels / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    assert normalised.dtype == torch.float32
+    torch.testing.assert_close(normalised, wanted)
+
+
+def test_normalisation_is_no_part_of_the_weights(tiny_classifier: Classifier) -> None:
+    assert not [name for name in tiny_classifier.state_dict() if name.startswith("normalise")]
+
+
+def test_logits_are_the_head_on_the_features(tiny_classifier: Classifier, levels: torch.Tensor) -> None:
+    with torch.inference_mode():
+        torch.testing.assert_close(tiny_classifier(levels), tiny_classifier.head(tiny_classifier.features(levels)))
+
+
+def test_dropout_acts_in_training_only(tiny_classifier: Classifier, levels: torch.Tensor) -> None:
+    tiny_classifier.norm_layers_frozen = True
+    with torch.inference_mode():
+        assert torch.equal(tiny_classifier(levels), tiny_classifier(levels))
+        tiny_classifier.train()
+        assert not torch.equal(tiny_classifier(levels), tiny_classifier(levels))
+
+
+def _batch_norms(classifier: Classifier) -> list[nn.BatchNorm2d]:
+    return [layer for layer in classifier.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_batch_norms_keep_their_statistics(tiny_classifier: Classifier, levels: torch.Tensor, frozen: bool) -> None:
+    tiny_classifier.norm_layers_frozen = frozen
+    before = [layer.running_mean.clone() for layer in _batch_norms(tiny_classifier)]
+    tiny_classifier.train()(levels)
+    kept = [torch.equal(layer.running_mean, mean) for layer, mean in zip(_batch_norms(tiny_classifier), before, strict=True)]
+    assert len(kept) > 3
+    assert all(kept) if frozen else not any(kept)
+    assert tiny_classifier.dropout.training
+
+
+def test_frozen_batch_norms_still_learn_their_scale(tiny_classifier: Classifier) -> None:
+    tiny_classifier.norm_layers_frozen = True
+    tiny_classifier.train()
+    assert all(layer.weight.requires_grad for layer in _batch_norms(tiny_classifier))
+
+
+@pytest.mark.usefixtures("no_random_state_left")
+def test_random_weights_depend_on_the_seed_alone(random_weights: Callable[[str], PretrainedWeights]) -> None:
+    weights = random_weights("timm:test_resnet")
+    hashes = [hash_backbone(build_classifier(weights, PREPROCESSING, 2, 0.2, seed)) for seed in (3, 3, 4)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_batch_norms_are_frozen_only_over_pretrained_weights(random_weights: Callable[[str], PretrainedWeights]) -> None:
+    weights = random_weights("timm:test_resnet")
+    state = Backbone(weights.architecture, 32).network.state_dict()
+    pretrained = PretrainedWeights(**{**vars(weights), "state": state})
+    assert build_classifier(pretrained, PREPROCESSING, 2, 0.2, 0).norm_layers_frozen
+    assert not build_classifier(weights, PREPROCESSING, 2, 0.2, 0).norm_layers_frozen
+
+
+def test_new_head_is_zero_so_that_all_classes_start_even(
+    random_weights: Callable[[str], PretrainedWeights], levels: torch.Tensor
+) -> None:
+    classifier = build_classifier(random_weights("timm:test_resnet"), PREPROCESSING, 3, 0.2, 0)
+    assert classifier(levels).tolist() == [[0, 0, 0]] * 3
+
+
+def test_hash_of_the_backbone_follows_its_weights_and_not_the_head(tiny_classifier: Classifier) -> None:
+    first = hash_backbone(tiny_classifier)
+    nn.init.ones_(tiny_classifier.head.weight)
+    assert hash_backbone(tiny_classifier) == first
+    next(tiny_classifier.backbone.parameters()).data[0] += 1e-3
+    assert hash_backbone(tiny_classifier) != first
+
+
+def test_parameter_count(tiny_classifier: Classifier) -> None:
+    backbone = sum(parameter.numel() for parameter in tiny_classifier.backbone.parameters())
+    assert tiny_classifier.parameter_count() == backbone + 96 * 2 + 2
+
+
+def test_loading_leaves_out_the_librarys_head() -> None:
+    backbone = Backbone(find_architecture("timm:test_resnet"), 32)
+    state = {name: torch.ones_like(tensor) for name, tensor in backbone.network.state_dict().items()}
+    backbone.load({**state, "fc.weight": torch.zeros(1000, 96), "fc.bias": torch.zeros(1000)})
+    assert all(bool((parameter == 1).all()) for parameter in backbone.network.parameters())
+
+
+def test_weights_that_do_not_fit_raise_and_name_the_tensors() -> None:
+    backbone = Backbone(find_architecture("timm:test_resnet"), 32)
+    state = dict(backbone.network.state_dict())
+    state["conv9.weight"] = state.pop("conv1.0.weight")
+    state["layer1.0.bn1.weight"] = torch.zeros(7)
+    with pytest.raises(WeightsError) as caught:
+        backbone.load(state)
+    assert caught.value.received == (
+        "missing conv1.0.weight; not known conv9.weight; of another shape layer1.0.bn1.weight"
+    )
+
+
+def test_weights_of_another_network_name_a_few_tensors_and_count_the_rest() -> None:
+    state = Backbone(find_architecture("timm:test_efficientnet"), 32).network.state_dict()
+    with pytest.raises(WeightsError, match=r"missing [\w.]+, [\w.]+, [\w.]+ and \d+ more; not known"):
+        Backbone(find_architecture("timm:test_resnet"), 32).load(state)
+
+
+def test_counters_of_batches_may_be_missing_as_older_files_lack_them() -> None:
+    backbone = Backbone(find_architecture("timm:test_resnet"), 32)
+    state = {name: value for name, value in backbone.network.state_dict().items() if "num_batches" not in name}
+    backbone.load(state)
+
+
+@pytest.mark.parametrize(("name", "side_px"), [("alexnet", 32), ("timm:vit_tiny_patch16_224", 64)])
+def test_input_that_a_network_cannot_read_raises_and_names_the_size(name: str, side_px: int) -> None:
+    architecture = find_architecture(name)
+    what = re.escape(f"{architecture.display_name} cannot read images of {side_px} x {side_px} px.")
+    with pytest.raises(SettingsError, match=f"^{what}"):
+        Backbone(architecture, side_px)

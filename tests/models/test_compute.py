@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import ctypes
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from leukolens.errors import SettingsError
+from leukolens.models import compute
+from leukolens.models.architectures import find_architecture
+from leukolens.models.compute import Compute, choose_compute, tune_allocator
+from leukolens.settings import TrainSettings
+
+RESNET = find_architecture("resnet50")
+
+
+@pytest.fixture
+def only_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(compute, "_cpu_has_bf16", lambda: True)
+
+
+@pytest.mark.usefixtures("only_a_processor")
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("resnet50", "bf16"), ("vgg16", "bf16"), ("efficientnet_b0", "fp32"), ("timm:test_resnet", "fp32")],
+)
+def test_automatic_precision_follows_what_pays_on_a_processor(name: str, precision: str) -> None:
+    assert choose_compute(find_architecture(name), TrainSettings()) == Compute("cpu", precision)
+
+
+def test_processor_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "_cpu_has_bf16", lambda: False)
+    assert choose_compute(RESNET, TrainSettings(device="cpu")) == Compute("cpu", "fp32")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_precision_that_is_asked_for_is_kept(precision: str) -> None:
+    settings = TrainSettings.model_validate({"device": "cpu", "precision": precision})
+    assert choose_compute(find_architecture("efficientnet_b0"), settings) == Compute("cpu", precision)
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch, has_bf16: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bf16)
+    wanted = Compute("cuda", "bf16" if has_bf16 else "fp32")
+    assert choose_compute(find_architecture("efficientnet_b0"), TrainSettings()) == wanted
+
+
+@pytest.mark.usefixtures("only_a_processor")
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_device_that_is_not_there_raises(device: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        choose_compute(RESNET, TrainSettings.model_validate({"device": device}))
+    assert str(caught.value) == (
+        f"The device {device} is not to be had on this machine.\n"
+        "  expected: one of cpu, or auto\n"
+        f"  received: {device}\n"
+        "  remedy:   leave --device at auto, or install a PyTorch build and driver for that device"
+    )
+
+
+def test_autocast_computes_products_in_bfloat16_only_where_asked() -> None:
+    one = torch.ones(2, 2)
+    with Compute("cpu", "bf16").autocast():
+        assert (one @ one).dtype == torch.bfloat16
+    with Compute("cpu", "fp32").autocast():
+        assert (one @ one).dtype == torch.float32
+
+
+def test_allocator_is_told_to_keep_memory_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda parameter, value: calls.append((parameter, value)))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    tune_allocator.__wrapped__()
+    assert calls == []
+    monkeypatch.setattr(sys, "platform", "linux")
+    tune_allocator.__wrapped__()
+    # glibc's numbers of M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD.
+    assert calls == [(-4, 0), (-1, 2**31 - 1), (-2, 64 * 2**20)]
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    tune_allocator.__wrapped__()
+    assert len(calls) == 3

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from leukolens.data.pixel_cache import PixelCache
+from leukolens.models.classifier import Classifier
+from leukolens.models.compute import Compute
+from leukolens.settings import TrainSettings
+from leukolens.training import finetuning
+from leukolens.training.finetuning import (
+    BEST_FILE,
+    LAST_FILE,
+    RESUME_FOLDER,
+    EpochKeeper,
+    FineTuning,
+    PixelBatches,
+    ShuffledBatches,
+    TrainingImages,
+    fine_tune,
+)
+from leukolens.training.selection import Epoch, Selection
+
+CPU = Compute("cpu", "fp32")
+
+
+@pytest.fixture
+def images(pixels: PixelCache) -> TrainingImages:
+    """33 cells to train on, a number that batches of 8 leave one of, and 20 to validate."""
+    labels = np.array([int("/all/" in image) for image in pixels.images])
+    rows = np.random.default_rng(0).permutation(60)[:53]
+    return TrainingImages(pixels.pixels, rows[:33], labels[rows[:33]], rows[33:], labels[rows[33:]])
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
+    """Let the n-th epoch have the n-th validation balanced accuracy, all with the same loss."""
+
+    def judged(phase: str, number: int, *_: Any) -> Epoch:
+        return Epoch(phase, number, 0.0, 0.5, scores[number - 1], 0.0, 0.0)
+
+    monkeypatch.setattr(finetuning, "validation_epoch", judged)
+
+
+# Batches
+
+
+def test_every_image_is_seen_once_an_epoch_in_even_batches() -> None:
+    batches = list(ShuffledBatches(33, 8, seed=0))
+    assert sorted(position for batch in batches for position in batch) == list(range(33))
+    assert [len(batch) for batch in batches] == [7, 7, 7, 6, 6]
+    assert len(ShuffledBatches(33, 8, seed=0)) == 5
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        sampler = ShuffledBatches(33, 8, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(1, 2) == order(1, 2)
+    assert len({str(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
+
+
+def test_fewer_images_than_a_batch_are_one_batch() -> None:
+    assert [sorted(batch) for batch in ShuffledBatches(3, 8, seed=0)] == [[0, 1, 2]]
+
+
+def test_batch_holds_the_pixels_and_labels_of_its_rows(pixels: PixelCache) -> None:
+    rows, labels = np.array([9, 4, 7]), np.array([1, 0, 1])
+    levels, found = PixelBatches(pixels.pixels, rows, labels)[[2, 0]]
+    assert levels.shape == (2, 3, 32, 32)
+    assert levels.dtype == torch.uint8
+    np.testing.assert_array_equal(levels.permute(0, 2, 3, 1), pixels.pixels[[7, 9]])
+    assert found.tolist() == [1, 1]
+
+
+# Rates
+
+
+def rates(classifier: Classifier, images: TrainingImages, settings: TrainSettings) -> list[list[float]]:
+    """Rates of backbone and head before each step of the whole fine-tuning, and after the last."""
+    configured = FineTuning(classifier, images, settings).configure_optimizers()
+    optimiser, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    found = []
+    for _ in range(5 * settings.finetune_epochs + 1):
+        found.append([group["lr"] for group in optimiser.param_groups])
+        optimiser.step()
+        scheduler.step()
+    return found
+
+
+def test_rates_rise_linearly_and_fall_by_a_cosine(
+    tiny_classifier: Classifier, images: TrainingImages, tiny: TrainSettings
+) -> None:
+    tiny_classifier.norm_layers_frozen = True
+    # 4 epochs of 5 steps, of which a fifth warms up: 4 steps, then 16.
+    rate = {"backbone_learning_rate": 1e-4, "finetune_head_learning_rate": 1e-3}
+    settings = tiny.model_copy(update={"finetune_epochs": 4, "warmup_fraction": 0.2, **rate})
+    found = np.array(rates(tiny_classifier, images, settings))
+    np.testing.assert_allclose(found[:5, 1], [0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
+    assert found[4 + 8, 1] == pytest.approx(0.5e-3)
+    assert found[4 + 4, 1] == pytest.approx(0.5e-3 * (1 + np.cos(np.pi / 4)))
+    assert found[20, 1] == pytest.approx(0)
+    np.testing.assert_allclose(found[:, 0], found[:, 1] / 10)
+
+
+def test_random_backbone_learns_at_a_rate_of_its_own(
+    tiny_classifier: Classifier, images: TrainingImages, tiny: TrainSettings
+) -> None:
+    rate = {"backbone_learning_rate": 1e-4, "finetune_head_learning_rate": 1e-3, "scratch_learning_rate": 5e-3}
+    found = np.array(rates(tiny_classifier, images, tiny.model_copy(update=rate)))
+    np.testing.assert_allclose(found[:, 0], found[:, 1] * 5)
+
+
+def test_all_weights_are_tuned_and_those_of_the_best_epoch_are_kept(
+    tiny_classifier: Classifier, images: TrainingImages, tiny: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: value.clone() for name, value in tiny_classifier.state_dict().items()}
+    kept: list[dict[str, torch.Tensor]] = []
+    end = EpochKeeper.on_train_epoch_end
+
+    def remember(self: EpochKeeper, trainer: pl.Trainer, module: FineTuning) -> None:
+        end(self, trainer, module)
+        kept.append({name: value.clone() for name, value in module.classifier.state_dict().items()})
+
+    monkeypatch.setattr(EpochKeeper, "on_train_epoch_end", remember)
+    scripted(monkeypatch, [0.5, 0.9, 0.8])
+    tuned = fine_tune(tiny_classifier, images, tiny, CPU, tmp_path)
+    assert tuned.selection == Selection(0.9, -0.5)
+    best = load_file(tmp_path / RESUME_FOLDER / BEST_FILE)
+    assert all(torch.equal(best[name], value) for name, value in kept[1].items())
+    parameters = [name for name, _ in tiny_classifier.named_parameters()]
+    assert [name for name in parameters if torch.equal(best[name], before[name])] == []
+    assert not tiny_classifier.training
+
+
+# Patience
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "epochs"),
+    [
+        ([0.5, 0.9, 0.8, 0.7, 1.0, 1.0], 2, 4),
+        ([0.5, 0.9, 0.8, 0.95, 0.9, 0.9], 2, 6),
+        ([0.9, 0.9, 1.0, 1.0, 1.0, 1.0], 1, 2),
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 1.0], 1, 6),
+    ],
+)
+def test_tuning_stops_when_patience_runs_out(
+    tiny_classifier: Classifier,
+    images: TrainingImages,
+    tiny: TrainSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: list[float],
+    patience: int,
+    epochs: int,
+) -> None:
+    scripted(monkeypatch, scores)
+    settings = tiny.model_copy(update={"finetune_epochs": 6, "patience": patience})
+    tuned = fine_tune(tiny_classifier, images, settings, CPU, tmp_path)
+    assert [epoch.validation_balanced_accuracy for epoch in tuned.epochs] == scores[:epochs]
+    assert [epoch.epoch for epoch in tuned.epochs] == list(range(1, epochs + 1))
+
+
+@pytest.mark.parametrize("scores", [[0.5, 0.9, 0.8, 0.7, 1.0, 1.0], [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]])
+def test_ended_tuning_does_not_train_further(
+    tiny_classifier: Classifier,
+    images: TrainingImages,
+    tiny: TrainSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: list[float],
+) -> None:
+    scripted(monkeypatch, scores)
+    settings = tiny.model_copy(update={"finetune_epochs": 6, "patience": 2})
+    ended = fine_tune(tiny_classifier, images, settings, CPU, tmp_path)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a step was trained")
+
+    monkeypatch.setattr(FineTuning, "training_step", refuse)
+    assert fine_tune(tiny_classifier, images, settings, CPU, tmp_path) == ended
+
+
+# Ctrl-C
+
+
+def test_ctrl_c_stays_a_keyboard_interrupt_and_works_again(
+    tiny_classifier: Classifier, images: TrainingImages, tiny: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, handler = FineTuning.training_step, signal.getsignal(signal.SIGINT)
+
+    def interrupted(self: FineTuning, batch: Any, batch_index: int) -> torch.Tensor:
+        if self.current_epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_index)
+
+    monkeypatch.setattr(FineTuning, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(tiny_classifier, images, tiny, CPU, tmp_path)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (tmp_path / RESUME_FOLDER / LAST_FILE).is_file()
+
+
+@pytest.mark.usefixtures("no_random_state_left")
+def test_tuning_leaves_the_global_random_state_alone(
+    tiny_classifier: Classifier, images: TrainingImages, tiny: TrainSettings, tmp_path: Path
+) -> None:
+    fine_tune(tiny_classifier, images, tiny, CPU, tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"class_weights": False}, {"precision": "bf16"}, {"batch_size": 100}])
+def test_tuning_works_without_class_weights_in_bfloat16_and_in_one_batch(
+    tiny_classifier: Classifier, images: TrainingImages, tiny: TrainSettings, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    settings = tiny.model_copy(update={**changes, "finetune_epochs": 1})
+    tuned = fine_tune(tiny_classifier, images, settings, Compute("cpu", changes.get("precision", "fp32")), tmp_path)
+    assert len(tuned.epochs) == 1
+    assert np.isfinite([tuned.epochs[0].train_loss, tuned.epochs[0].validation_loss]).all()
+    stored = load_file(tmp_path / RESUME_FOLDER / BEST_FILE)
+    assert {value.dtype for value in stored.values()} <= {torch.float32, torch.int64}
