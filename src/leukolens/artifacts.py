@@ -110,8 +110,8 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over the sorted image paths, labels, subjects and pixels: the version of the data."""
-        columns = ["image", "label", "subject", "group", "content_hash"]
+        """SHA-256 over the sorted image paths, labels, subjects, folds and pixels: the version of the data."""
+        columns = ["image", "label", "subject", "group", "fold", "part", "pixel_hash", "content_hash"]
         rows = self.images[columns].astype(object).where(self.images[columns].notna(), None)
         return hash_json(sorted(map(list, rows.itertuples(index=False, name=None)), key=str))
 

@@ -385,11 +385,14 @@ def _print_comparison(table: pd.DataFrame) -> None:
 def _protocol_table(rows: pd.DataFrame) -> Table:
     from rich.table import Table
 
+    # With three classes or more and no positive one named, the area is the mean over the classes.
+    macro = {"test_auroc": "test_auroc_macro_ovr"} if rows["test_auroc"].isna().all() else {}
+    columns = [macro.get(column, column) for _, column in _SHOWN]
     shown = Table(box=None, padding=(0, 1, 0, 0))
     for heading in ("network", *(heading for heading, _ in _SHOWN), "param.", "train", "img/s"):
         shown.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
     for row in rows.to_dict("records"):
-        figures = ["–" if row[column] != row[column] else f"{100 * row[column]:.1f}" for _, column in _SHOWN]
+        figures = ["–" if row[column] != row[column] else f"{100 * row[column]:.1f}" for column in columns]
         cost = [f"{row['parameters'] / 1e6:.1f}M", f"{row['train_seconds']:.0f}s", f"{row['images_per_second']:.0f}"]
         shown.add_row(f"{row['display_name']}{' *' if row['is_best'] else ''}", *figures, *cost)
     return shown

@@ -19,9 +19,9 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class Advance(Protocol):
-    """Tell the progress that `steps` more are done; `note` is shown beside it."""
+    """Tell the progress that `steps` more are done."""
 
-    def __call__(self, steps: int = 1, note: str = "") -> None:
+    def __call__(self, steps: int = 1) -> None:
         """Advance."""
 
 
@@ -48,15 +48,12 @@ def _bar(description: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[note]}"))  # fmt: skip
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total, note="")
+        task = bar.add_task(description, total=total)
 
-        def advance(steps: int = 1, note: str = "") -> None:
+        def advance(steps: int = 1) -> None:
             bar.update(task, advance=steps)
-            if note:
-                bar.update(task, note=note)
 
         yield advance
 
@@ -65,13 +62,13 @@ def _lines(description: str, total: int) -> Advance:
     started = last = time.monotonic()
     done = 0
 
-    def advance(steps: int = 1, note: str = "") -> None:
+    def advance(steps: int = 1) -> None:
         nonlocal last, done
         done += steps
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES:
             last = now
             left = (now - started) / done * (total - done)
-            logger.info("%s: %d/%d, about %.0f s left %s", description, done, total, left, note)
+            logger.info("%s: %d/%d, about %.0f s left", description, done, total, left)
 
     return advance

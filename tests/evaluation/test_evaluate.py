@@ -52,7 +52,8 @@ def test_parquet_to_metrics_json(tmp_path):
     result = evaluate(tmp_path, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result
     assert list(result["sides"]) == ["validation", "test"]
-    assert result["record"] == {**RECORD, "predictions_hash": hash_file(tmp_path / "predictions.parquet")}
+    file_hash = hash_file(tmp_path / "predictions.parquet")
+    assert result["record"] == {**RECORD, "unlabelled_images": 0, "predictions_hash": file_hash}
     test = result["sides"]["test"]
     assert (test["images"], test["subjects"], test["groups"]) == (12, 6, 6)
     assert sum(entry["images"] for entry in test["per_subject"]) == 12
@@ -181,7 +182,6 @@ def test_missing_file_and_bytes_that_are_no_text(tmp_path):
     ("column", "value", "expected"),
     [
         ("y_true", "Pro", "one of the classes HEM, ALL in column y_true"),
-        ("y_true", None, "one of the classes HEM, ALL in column y_true"),
         ("score_ALL", float("nan"), "a probability from 0 to 1 in column score_ALL"),
         ("score_HEM", 0.9999, "scores of all classes that sum to 1"),
         ("image", "2.bmp", "each image once per fold and side"),
@@ -200,3 +200,14 @@ def test_nothing_is_written_for_a_bad_table(tmp_path):
     with pytest.raises(ArtifactError):
         evaluate(write_csv(tmp_path, [HEADER]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_images_without_a_label_are_scored_but_not_measured() -> None:
+    table = pd.DataFrame({
+        "image": ["a", "b", "c"], "subject": ["1", "H1", None], "group": ["1", "H1", None], "fold": 0, "side": "test",
+        "y_true": ["ALL", "HEM", None], "y_pred": ["ALL", "HEM", "ALL"], "y_score": [0.9, 0.2, 0.8],
+        "score_HEM": [0.1, 0.8, 0.2], "score_ALL": [0.9, 0.2, 0.8],
+    })  # fmt: skip
+    metrics = evaluate(Predictions(table, {"classes": ["HEM", "ALL"], "positive": ["ALL"]}))
+    assert metrics["record"]["unlabelled_images"] == 1
+    assert (metrics["sides"]["test"]["images"], metrics["sides"]["test"]["accuracy"]) == (2, 1.0)

@@ -272,7 +272,7 @@ def test_broken_training_goes_on_and_ends_like_an_unbroken_one(
 
 @pytest.mark.slow
 def test_killed_process_goes_on_and_ends_like_an_unbroken_one(cohort: Any, finetuned_run: Run, tmp_path: Path) -> None:
-    settings = finetuned_run.settings.model_copy(update={"finetune_epochs": 60, "patience": 60})
+    settings = finetuned_run.settings.model_copy(update={"finetune_epochs": 40, "patience": 40})
     config = tmp_path / "settings.yaml"
     config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     unbroken = train(cohort.manifest, cohort.splits, tmp_path / "unbroken", settings, cohort.cache)

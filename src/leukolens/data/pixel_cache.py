@@ -52,7 +52,7 @@ def cache_pixels(manifest: Manifest, folder: Path, input_px: int) -> PixelCache:
     key = hash_json([images, hashes, preprocessing.to_record()])[:_KEY_LENGTH]
     path = folder / f"pixels-{key}.npy"
     if path.is_file():
-        logger.info("pixels: %d images read from the cache", len(images))
+        logger.debug("pixels: %d images read from the cache", len(images))
     else:
         _fill(path, manifest, preprocessing)
     return PixelCache(np.load(path, mmap_mode="r"), images, hashes)

@@ -35,6 +35,7 @@ _SIXTEEN_BITS = ";16"  # part of the raw mode in Pillow's decoder description, "
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
                    struct.error, zlib.error)  # fmt: skip
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_BOMB_HEADER = f"a header of more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, which Pillow does not open"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def read_pixels(path: Path, max_pixels: int) -> Decoded:
     except PermissionError as error:
         raise _unusable(path, "no_permission", "a file that may be read", "no read permission") from error
     except _BOMBS as error:
-        raise _unusable(path, "too_large", f"at most {max_pixels:,} pixels", str(error)) from error
+        raise _unusable(path, "too_large", f"at most {max_pixels:,} pixels", _BOMB_HEADER) from error
     except UnidentifiedImageError as error:
         formats = ", ".join(IMAGE_FORMATS)
         raise _unusable(path, "not_an_image", f"one of {formats}", "bytes of no such format") from error

@@ -45,15 +45,21 @@ def load_scores(path: Path, positive: tuple[str, ...] | None) -> Predictions:
 
 
 def with_positive(predictions: Predictions, positive: tuple[str, ...] | None, source: str) -> Predictions:
-    """Number the rows from 1 and, where `positive` is given, let those classes count as positive."""
+    """Number the rows from 1, leave out images without a label, and let the classes in `positive` (if any) be positive.
+
+    The record says under `unlabelled_images` how many were left out: leukolens scores unlabelled images too, and there is
+    nothing to measure them against.
+    """
     table = predictions.table.copy()
     table.index = pd.RangeIndex(1, len(table) + 1)
+    labelled = table["y_true"].notna()
+    record = {**predictions.record, "unlabelled_images": int((~labelled).sum())}
+    table = table[labelled]
     if positive is None:
-        return Predictions(table, predictions.record)
-    classes = predictions.record["classes"]
-    _check_positive(positive, classes, source)
-    table["y_score"] = table[[f"score_{name}" for name in positive]].sum(axis=1)
-    return Predictions(table, {**predictions.record, "positive": list(positive)})
+        return Predictions(table, record)
+    _check_positive(positive, record["classes"], source)
+    of_positive = table[[f"score_{name}" for name in positive]].sum(axis=1)
+    return Predictions(table.assign(y_score=of_positive), {**record, "positive": list(positive)})
 
 
 def check_scores(predictions: Predictions, source: str) -> None:

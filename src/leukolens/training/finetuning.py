@@ -34,7 +34,7 @@ from leukolens.data.augmentation import augment
 from leukolens.data.preprocessing import Pixels
 from leukolens.models.classifier import Classifier
 from leukolens.models.compute import Compute
-from leukolens.progress import Advance, progress
+from leukolens.progress import Advance, logger, progress
 from leukolens.settings import TrainSettings
 from leukolens.training.checkpoints import SafetensorsCheckpoints
 from leukolens.training.features import to_levels
@@ -83,7 +83,8 @@ def fine_tune(
     keeper = EpochKeeper(folder / RESUME_FOLDER, settings)
     last = folder / RESUME_FOLDER / LAST_FILE
     steps = math.ceil(len(images.train_rows) / settings.batch_size) * settings.finetune_epochs
-    with torch.random.fork_rng(), warnings.catch_warnings(), progress("fine-tuning", steps) as advance:
+    shown = progress(f"{settings.architecture}: fine-tuning", steps)
+    with torch.random.fork_rng(), warnings.catch_warnings(), shown as advance:
         # Lightning advises worker processes; the pixels are memory-mapped and cost microseconds, workers would only copy.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Batch normalisation stays on its pretrained statistics on purpose.
@@ -220,12 +221,14 @@ class EpochKeeper(pl.Callback):
             self.best = epoch.selection()
             save_weights(pl_module.classifier, self.folder / BEST_FILE)
         trainer.should_stop = self._is_out_of_patience()
-        if pl_module.advance:
-            pl_module.advance(0, f"validation balanced accuracy {epoch.validation_balanced_accuracy:.3f}")
+        name, score = self.settings.architecture, epoch.validation_balanced_accuracy
+        logger.info("%s: epoch %d of %d, validation balanced accuracy %.3f", name, epoch.epoch, trainer.max_epochs, score)
         trainer.save_checkpoint(self.folder / LAST_FILE)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A run that was killed after its last epoch has nothing left to train."""
+        """Show what a resumed run has behind it; one that was killed after its last epoch has nothing left to train."""
+        if isinstance(pl_module, FineTuning) and pl_module.advance and trainer.global_step:
+            pl_module.advance(trainer.global_step)
         trainer.should_stop = self._is_out_of_patience()
 
     def _is_out_of_patience(self) -> bool:

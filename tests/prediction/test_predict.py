@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cohort import build_cohort, draw_cell, write_image
+
+from leukolens.artifacts import Manifest, Predictions, Splits, read_json
+from leukolens.data.manifest import index
+from leukolens.data.pixel_cache import PixelCache
+from leukolens.data.splits import split
+from leukolens.errors import LeakError, RunError
+from leukolens.models.classifier import Classifier
+from leukolens.prediction.predict import predict
+from leukolens.settings import SplitSettings, TrainSettings
+from leukolens.training.features import to_levels
+from leukolens.training.runs import Run
+from leukolens.training.train import train
+
+COLUMNS = ["image", "subject", "group", "fold", "side", "y_true", "y_pred", "y_score", "score_HEM", "score_ALL"]
+
+
+def scores_of(table: pd.DataFrame) -> Any:
+    return table[[name for name in table if name.startswith("score_")]].to_numpy()
+
+
+def full_network(run: Run, pixels: PixelCache, images: list[str]) -> Any:
+    """Scores of the whole network, computed without any of predict's own code."""
+    levels = to_levels(pixels.pixels[pixels.rows_of(images)], "cpu")
+    with torch.inference_mode():
+        return run.classifier()(levels).double().softmax(dim=1).numpy()
+
+
+# The table
+
+
+def test_validation_and_test_images_of_the_split_are_scored(head_run: Run, cohort: Any, tmp_path: Path) -> None:
+    table = predict(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache).table
+    sides = cohort.splits.of_fold(0)
+    assert list(table.columns) == COLUMNS
+    assert table["image"].tolist() == sorted(sides.index[sides != "train"])
+    assert table["side"].tolist() == sides[table["image"]].tolist()
+    manifest = cohort.manifest.images.set_index("image")
+    for column, source in (("subject", "subject"), ("group", "group"), ("y_true", "label")):
+        assert table[column].tolist() == manifest.loc[table["image"], source].tolist()
+    assert set(table["fold"]) == {0}
+
+
+def test_scores_are_probabilities_and_predict_the_likeliest_class(finetuned_run: Run, cohort: Any, tmp_path: Path) -> None:
+    table = predict(finetuned_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache).table
+    np.testing.assert_allclose(scores_of(table).sum(axis=1), 1, atol=1e-12)
+    assert ((scores_of(table) >= 0) & (scores_of(table) <= 1)).all()
+    assert table["y_score"].tolist() == table["score_ALL"].tolist()
+    assert table["y_pred"].tolist() == np.where(table["score_ALL"] > 0.5, "ALL", "HEM").tolist()
+
+
+def test_what_is_returned_is_what_is_written(finetuned_run: Run, cohort: Any, tmp_path: Path) -> None:
+    predictions = predict(str(finetuned_run.folder), cohort.results, cohort.results, str(tmp_path), cohort.cache)
+    written = Predictions.load(tmp_path)
+    assert written.record == predictions.record
+    assert written.record["images_per_second"] > 0
+    del predictions.record["images_per_second"]
+    assert predictions.record == {
+        "classes": ["HEM", "ALL"],
+        "positive": ["ALL"],
+        "architecture": "timm:test_efficientnet",
+        "display_name": "test_efficientnet",
+        "synthetic": False,
+        "run_hash": finetuned_run.record["run_hash"],
+        "trained_on": "nothing: random weights",
+        "split_label": "split by subject",
+        "optimistic": False,
+    }
+    assert list(written.table.columns) == COLUMNS
+    np.testing.assert_array_equal(scores_of(written.table), scores_of(predictions.table))
+
+
+def test_predictions_go_beside_the_run_unless_told_otherwise(cohort: Any, tiny: TrainSettings, tmp_path: Path) -> None:
+    settings = tiny.model_copy(update={"finetune_epochs": 0})
+    run = train(cohort.manifest, cohort.splits, tmp_path / "run", settings, cohort.cache)
+    predict(run, cohort.manifest, cohort.splits, cache_dir=cohort.cache)
+    assert (tmp_path / "run" / "predictions.parquet").is_file()
+
+
+# The two ways to a score
+
+
+def test_frozen_backbone_is_scored_from_cached_features_as_by_the_whole_network(
+    head_run: Run, cohort: Any, pixels: PixelCache, tmp_path: Path
+) -> None:
+    table = predict(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache).table
+    np.testing.assert_allclose(scores_of(table), full_network(head_run, pixels, list(table["image"])), atol=1e-3)
+    assert scores_of(table)[:, 1].std() > 0.05
+
+
+def test_frozen_backbone_computes_only_what_is_not_cached(
+    head_run: Run, cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the backbone was asked")
+
+    monkeypatch.setattr(Classifier, "features", refuse)
+    predict(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache)
+
+
+def test_tuned_network_is_scored_as_a_whole(finetuned_run: Run, cohort: Any, pixels: PixelCache, tmp_path: Path) -> None:
+    assert finetuned_run.record["best_phase"] == "finetune"
+    table = predict(finetuned_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache).table
+    np.testing.assert_allclose(scores_of(table), full_network(finetuned_run, pixels, list(table["image"])), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["head_run", "finetuned_run"])
+def test_validation_scores_give_the_balanced_accuracy_of_the_record(
+    kind: str, cohort: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    run: Run = request.getfixturevalue(kind)
+    table = predict(run, cohort.manifest, cohort.splits, tmp_path, cohort.cache).table
+    validation = table[table["side"] == "validation"]
+    recalls = (validation["y_pred"] == validation["y_true"]).groupby(validation["y_true"]).mean()
+    assert recalls.mean() == pytest.approx(run.record["validation_balanced_accuracy"])
+
+
+# The leak door
+
+
+def test_splits_of_another_seed_are_refused_naming_image_and_subject(
+    head_run: Run, cohort: Any, tmp_path: Path
+) -> None:
+    other = split(cohort.manifest, settings=SplitSettings(seed=3))
+    seen = set(head_run.training_images()["image"])
+    sides = other.of_fold(0)
+    first = sorted(image for image in sides.index[sides == "test"] if image in seen)[0]
+    subject = first.split("UID_")[1].split("_")[0]
+    with pytest.raises(LeakError) as caught:
+        predict(head_run, cohort.manifest, other, tmp_path, cohort.cache)
+    assert caught.value.what.endswith(f"images to be scored were seen in the training of {head_run.folder}.")
+    assert f"{first} (subject {subject})" in caught.value.received
+    assert caught.value.remedy == "pass the splits that the run was trained with, or train with these"
+    assert not (tmp_path / "predictions.parquet").exists()
+
+
+def test_validation_images_that_were_trained_on_are_refused(head_run: Run, cohort: Any, tmp_path: Path) -> None:
+    sides = cohort.splits.sides.copy()
+    turned = {"train": "validation", "validation": "train"}
+    sides["side"] = sides["side"].map(lambda side: turned.get(side, side)).astype("string")
+    with pytest.raises(LeakError, match=r"^40 images to be scored were seen"):
+        predict(head_run, cohort.manifest, replace(cohort.splits, sides=sides), tmp_path, cohort.cache)
+
+
+@pytest.fixture
+def run_of_all_subjects(cohort: Any, tiny: TrainSettings, tmp_path: Path) -> tuple[Run, Splits]:
+    """A run by image, which has seen some cells of nearly every subject, and its splits."""
+    by_image = split(cohort.manifest, settings=SplitSettings(strategy="image"))
+    settings = tiny.model_copy(update={"finetune_epochs": 0})
+    return train(cohort.manifest, by_image, tmp_path / "run", settings, cohort.cache), by_image
+
+
+def test_split_by_image_is_scored_and_called_optimistic(run_of_all_subjects: tuple[Run, Splits], cohort: Any) -> None:
+    run, by_image = run_of_all_subjects
+    predictions = predict(run, cohort.manifest, by_image, cache_dir=cohort.cache)
+    assert predictions.record["split_label"] == "split by image: optimistic"
+    assert predictions.record["optimistic"]
+
+
+def test_other_cells_of_a_subject_that_was_trained_on_are_refused(
+    run_of_all_subjects: tuple[Run, Splits], cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, by_image = run_of_all_subjects
+    # The leak door of the splits themselves would find these out: only the one of the network is looked at here.
+    monkeypatch.setattr("leukolens.prediction.predict.check_disjoint", lambda *_: None)
+    called_by_subject = replace(by_image, record={**by_image.record, "strategy": "subject"})
+    with pytest.raises(LeakError, match=r"^\d+ images to be scored were seen"):
+        predict(run, cohort.manifest, called_by_subject, tmp_path, cohort.cache)
+
+
+def test_without_splits_cells_that_were_seen_keep_their_sides(head_run: Run, cohort: Any, tmp_path: Path) -> None:
+    table = predict(head_run, cohort.manifest, None, tmp_path, cohort.cache).table
+    assert len(table) == 60
+    assert table["side"].tolist() == cohort.splits.of_fold(0)[table["image"]].tolist()
+
+
+def test_cells_that_were_seen_are_known_by_their_pixels_wherever_they_lie(
+    head_run: Run, cohort: Any, tmp_path: Path
+) -> None:
+    """The same cells, padded with black, under other names: one canvas for all, sides and scores as before."""
+    padded = build_cohort(tmp_path / "padded", side_px=64)
+    for path in padded.rglob("*.bmp"):
+        path.rename(path.with_name(path.name.replace("_1_", "_7_").replace("UID_", "UID_9")))
+    elsewhere = index(padded)
+    assert elsewhere.record["canvas_px"] == [64, 64]
+    found = predict(head_run, elsewhere, None, tmp_path / "new", tmp_path / "cache").table
+    known = predict(head_run, cohort.manifest, None, tmp_path / "old", cohort.cache).table
+    cells = [
+        pd.DataFrame({"cell": manifest.images.set_index("image")["pixel_hash"], "side": table.set_index("image")["side"],
+                      "score": table.set_index("image")["score_ALL"]}).set_index("cell").sort_index()
+        for manifest, table in ((elsewhere, found), (cohort.manifest, known))
+    ]  # fmt: skip
+    assert not set(found["image"]) & set(known["image"])
+    pd.testing.assert_frame_equal(*cells, check_exact=False, atol=1e-6)
+
+
+def test_data_that_the_run_has_not_seen_is_all_test(head_run: Run, tmp_path: Path) -> None:
+    cells = build_cohort(tmp_path / "new", subjects_per_class=2, cells_per_subject=2, first_seed=1000)
+    table = predict(head_run, index(cells), None, tmp_path, tmp_path / "cache").table
+    assert table["side"].tolist() == ["test"] * 8
+
+
+# What does not fit
+
+
+def test_data_of_other_classes_is_refused(head_run: Run, cohort: Any, tmp_path: Path) -> None:
+    record = {**cohort.manifest.record, "classes": ["Benign", "Early"]}
+    with pytest.raises(RunError) as caught:
+        predict(head_run, Manifest(cohort.manifest.images, record), None, tmp_path, cohort.cache)
+    assert str(caught.value) == (
+        f"{head_run.folder} was trained on other classes.\n"
+        "  expected: HEM, ALL\n"
+        "  received: Benign, Early\n"
+        "  remedy:   predict on data with the classes of the run"
+    )
+
+
+def test_folder_without_a_run_is_refused(cohort: Any, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no finished run"):
+        predict(tmp_path, cohort.manifest, cohort.splits)
+
+
+# More than two classes
+
+
+@pytest.fixture(scope="module")
+def smears(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes in one folder each, of no known subjects."""
+    folder = tmp_path_factory.mktemp("smears")
+    for number, name in enumerate(("Benign", "Early", "Pro")):
+        for cell in range(10):
+            write_image(folder / name / f"{cell}.png", draw_cell(100 * number + cell, radius_px=8 + 5 * number))
+    return folder
+
+
+@pytest.mark.parametrize("positive", [("Early", "Pro"), ()])
+def test_three_classes_have_a_score_each_and_one_of_the_positive_ones_together(
+    smears: Path, tiny: TrainSettings, tmp_path: Path, positive: tuple[str, ...]
+) -> None:
+    manifest = index(smears)
+    manifest = Manifest(manifest.images, {**manifest.record, "positive": list(positive)})
+    splits = split(manifest, settings=SplitSettings(strategy="image"))
+    run = train(manifest, splits, tmp_path / "run", tiny.model_copy(update={"finetune_epochs": 1}))
+    table = predict(run, manifest, splits).table
+    names = [f"score_{name}" for name in manifest.classes]
+    assert len(names) == 3
+    np.testing.assert_allclose(table[names].sum(axis=1), 1)
+    assert table["subject"].isna().all()
+    if positive:
+        np.testing.assert_allclose(table["y_score"], table["score_Early"] + table["score_Pro"])
+    else:
+        assert table["y_score"].isna().all()
+    assert read_json(run.folder / "run.json")["positive"] == list(positive)
