@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cohort import build_cohort
 
+from cohort import build_cohort
 from leukolens.artifacts import Manifest, Splits
 from leukolens.data.manifest import index
 from leukolens.data.pixel_cache import PixelCache, cache_pixels

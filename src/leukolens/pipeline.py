@@ -33,7 +33,7 @@ from leukolens.data.splits import split
 from leukolens.errors import RunError
 from leukolens.evaluation.comparison import comparison_table
 from leukolens.evaluation.evaluate import evaluate
-from leukolens.models.architectures import find_architecture
+from leukolens.models.architectures import FIVE_ARCHITECTURES, find_architecture
 from leukolens.models.weights import find_weights
 from leukolens.prediction.predict import predict
 from leukolens.progress import logger
@@ -64,7 +64,7 @@ def compare(directory: Path | str, out: Path | str, settings: CompareSettings | 
     Raises:
         LeukolensError: what the verbs raise; nothing that was finished before is lost.
     """
-    began, settings, results = time.perf_counter(), settings or CompareSettings(), Path(out)
+    began, settings, results = time.perf_counter(), _with_architectures(settings or CompareSettings()), Path(out)
     _check_architectures(settings)
     manifest = index(directory, results, settings.index)
     rows = [
@@ -76,6 +76,10 @@ def compare(directory: Path | str, out: Path | str, settings: CompareSettings | 
     write_text(results / COMPARISON_FILE, table.to_csv(index=False))
     write_json(results / COMPARISON_RECORD_FILE, _record(manifest, rows, settings, time.perf_counter() - began))
     return Comparison(table, report(results), results)
+
+
+def _with_architectures(settings: CompareSettings) -> CompareSettings:
+    return settings if settings.architectures else settings.model_copy(update={"architectures": FIVE_ARCHITECTURES})
 
 
 def _check_architectures(settings: CompareSettings) -> None:

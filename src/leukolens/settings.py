@@ -16,9 +16,6 @@ WeightsPolicy = Literal["pretrained", "available", "none"]
 Precision = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
-# The five networks of the project's source document, in its order.
-FIVE_ARCHITECTURES = ("vgg16", "efficientnet_b0", "resnet50", "densenet121", "alexnet")
-
 _FRACTION_TOLERANCE = 1e-6
 _SIDES = 3
 
@@ -130,7 +127,8 @@ class PhantomSettings(Settings):
 class CompareSettings(Settings):
     """`leukolens compare`: the settings of the verbs that it runs, and what to compare."""
 
-    architectures: Annotated[tuple[str, ...], Field(min_length=1)] = FIVE_ARCHITECTURES
+    architectures: tuple[str, ...] = ()
+    """Names of the table in `models/architectures.py`, or `timm:<name>`; empty means the five of the source document."""
     protocol: Literal["subject", "image", "official", "file", "both"] = "subject"
     """`both` runs the split by subject and the split by image side by side."""
     index: IndexSettings = IndexSettings()

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cohort import draw_cell
 from torch import Tensor
 
+from cohort import draw_cell
 from leukolens.data.augmentation import augment
 from leukolens.data.preprocessing import BACKGROUND_LEVEL
 from leukolens.settings import AugmentationSettings
@@ -36,7 +36,7 @@ def test_default_augmentation_keeps_shape_and_range(levels: Tensor) -> None:
     augmented = augment(levels, AugmentationSettings(), generator())
     assert augmented.shape == levels.shape
     assert augmented.dtype == torch.float32
-    assert 0 <= float(augmented.min()) and float(augmented.max()) <= 255
+    assert float(augmented.min()) >= 0 and float(augmented.max()) <= 255
     assert not torch.equal(augmented, levels.float())
 
 

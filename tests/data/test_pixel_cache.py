@@ -6,8 +6,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from cohort import build_cohort, draw_cell, write_image
 
+from cohort import build_cohort, draw_cell, write_image
 from leukolens.artifacts import Manifest
 from leukolens.data import pixel_cache
 from leukolens.data.manifest import index

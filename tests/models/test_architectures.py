@@ -7,10 +7,9 @@ import torch
 
 from leukolens.data.preprocessing import Preprocessing
 from leukolens.errors import SettingsError
-from leukolens.models.architectures import ARCHITECTURES, find_architecture
+from leukolens.models.architectures import ARCHITECTURES, FIVE_ARCHITECTURES, find_architecture
 from leukolens.models.classifier import build_classifier
 from leukolens.models.weights import PretrainedWeights
-from leukolens.settings import FIVE_ARCHITECTURES
 
 INPUT_PX = 64
 # Width of the last feature map, from each network's paper.

@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 from leukolens.artifacts import ArtifactError, hash_file, write_json
 from leukolens.data.preprocessing import Preprocessing
 from leukolens.errors import WeightsError
-from leukolens.models.architectures import ARCHITECTURES, find_architecture
+from leukolens.models.architectures import ARCHITECTURES, FIVE_ARCHITECTURES, find_architecture
 from leukolens.models.classifier import build_classifier
 from leukolens.models.weights import INDEX_FILE, PretrainedWeights, fetch, find_weights
-from leukolens.settings import FIVE_ARCHITECTURES, TrainSettings
+from leukolens.settings import TrainSettings
 
 TINY = find_architecture("timm:test_resnet")
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "weights"

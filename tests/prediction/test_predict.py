@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cohort import build_cohort, draw_cell, write_image
 
+from cohort import build_cohort, draw_cell, write_image
 from leukolens.artifacts import Manifest, Predictions, Splits, read_json
 from leukolens.data.manifest import index
 from leukolens.data.pixel_cache import PixelCache

@@ -14,7 +14,7 @@ from leukolens.artifacts import MANIFEST_COLUMNS, Manifest, Predictions, Splits,
 from leukolens.evaluation.evaluate import evaluate
 
 PROTOCOLS = {"subject": ("split by subject", False), "image": ("split by image: optimistic", True)}
-NAMES = {"vgg16": "VGG16", "efficientnet_b0": "EfficientNet-B0", "resnet50": "ResNet-50", "densenet121": "DenseNet-121",
+NAMES = {"vgg16": "VGG16", "efficientnet_b0": "EfficientNet-B0", "resnet50": "ResNet-50", "regnet_y_400mf": "RegNetY",
          "alexnet": "AlexNet"}  # fmt: skip
 FONTS = "NOT ImageNet: 12 historical font groups (OCR-D)"
 
@@ -25,7 +25,7 @@ class Example:
 
     classes: tuple[str, ...] = ("HEM", "ALL")
     positive: tuple[str, ...] = ("ALL",)
-    architectures: tuple[str, ...] = ("resnet50", "densenet121")
+    architectures: tuple[str, ...] = ("resnet50", "regnet_y_400mf")
     protocols: tuple[str, ...] = ("subject", "image")
     subjects: int = 24
     cells: int = 8
@@ -95,7 +95,7 @@ def _network(
 ) -> dict[str, Any]:
     folder.mkdir(parents=True)
     label, optimistic = splits.record["label"], splits.record["optimistic"]
-    trained_on = FONTS if architecture == "densenet121" else "ImageNet-1k"
+    trained_on = FONTS if architecture == "regnet_y_400mf" else "ImageNet-1k"
     predictions = _predictions(manifest, splits, architecture, example.skill + optimistic - 0.2 * number, trained_on)
     predictions.save(folder / "predictions.parquet")
     evaluate(folder, folder)

@@ -97,7 +97,7 @@ def test_what_to_beware_of_is_said(binary_page):
     few = "the validation images come from 4 subjects and the test images come from 8 subjects only"
     assert f"“split by subject”: {few}" in text
     assert "images of the same subject are on the training and the test side" in text
-    assert "DenseNet-121: not started from ImageNet weights" in text
+    assert "RegNetY: not started from ImageNet weights" in text
     assert "ResNet-50: not started" not in text
 
 
@@ -112,7 +112,7 @@ def test_every_result_of_the_split_by_image_is_labelled(binary_page):
 
 def test_numbers_of_the_tables_are_those_of_metrics_json(binary, binary_page):
     text, _ = binary_page
-    for folder in ("subject/resnet50", "image/densenet121"):
+    for folder in ("subject/resnet50", "image/regnet_y_400mf"):
         test = json.loads((binary / folder / "metrics.json").read_text())["sides"]["test"]
         row = "".join(f"<td>{percent(test[name])}</td>" for name in ("balanced_accuracy", "sensitivity", "specificity"))
         assert row in re.sub(r"\s*\n\s*", "", text)
@@ -206,11 +206,11 @@ def test_absent_pieces_are_named(binary, tmp_path):
     folder = tmp_path / "results"
     shutil.copytree(binary, folder)
     (folder / "subject/resnet50/epochs.csv").unlink()
-    (folder / "subject/densenet121/metrics.json").unlink()
+    (folder / "subject/regnet_y_400mf/metrics.json").unlink()
     (folder / "image/resnet50/run.json").unlink()
     text, page = read(report(folder))
     assert "subject/resnet50/epochs.csv is absent" in text
-    assert "subject/densenet121/metrics.json is absent, so the network is in no table or figure" in text
+    assert "subject/regnet_y_400mf/metrics.json is absent, so the network is in no table or figure" in text
     assert "image/resnet50/run.json is absent" in text
     assert page.mismatched == []
 

@@ -112,6 +112,8 @@ _ROWS = (
     ),
 )
 ARCHITECTURES = {row.name: row for row in _ROWS}
+# The networks of the document that this project starts from, in its order.
+FIVE_ARCHITECTURES = tuple(row.name for row in _ROWS if row.source_document_accuracy is not None)
 
 
 def find_architecture(name: str) -> Architecture:

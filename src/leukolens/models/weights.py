@@ -9,6 +9,8 @@ import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -249,15 +251,31 @@ def _from_timm(architecture: Architecture) -> PretrainedWeights:
 
 
 def _check_reachable(url: str, place: str, display_name: str) -> None:
-    """Find out in seconds, before a library's own retries, whether the host answers at all."""
+    """Find out in seconds, before a library's own retries, whether the host answers at all and has the file."""
+    host_error = _connection_error("/".join(url.split("/")[:3]))
+    status = 0 if host_error else _status(url)
+    if host_error or status >= HTTPStatus.BAD_REQUEST:
+        raise _unreachable(url, place, display_name, host_error or f"HTTP status {status}")
+
+
+@cache
+def _connection_error(host: str) -> str:
+    """Why a host does not answer, empty where it does; asked once, so that five networks do not wait five times."""
+    try:
+        _status(host)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _status(url: str) -> int:
     request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the addresses are the libraries' own, https
     try:
-        urllib.request.urlopen(request, timeout=_CONNECT_SECONDS).close()  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_CONNECT_SECONDS) as answer:  # noqa: S310
+            return int(answer.status)
     except urllib.error.HTTPError as error:
         error.close()
-        raise _unreachable(url, place, display_name, f"HTTP status {error.code}") from error
-    except OSError as error:
-        raise _unreachable(url, place, display_name, str(error)) from error
+        return error.code
 
 
 def _unreachable(url: str, place: str, display_name: str, received: str) -> WeightsError:

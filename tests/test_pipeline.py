@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cohort import build_cohort
+from leukolens import pipeline
+from leukolens.artifacts import COMPARISON_FILE, Predictions, read_json
+from leukolens.errors import RunError, SettingsError, WeightsError
+from leukolens.pipeline import COMPARISON_RECORD_FILE, Comparison, compare
+from leukolens.settings import CompareSettings, SplitSettings, TrainSettings
+from leukolens.training.finetuning import FineTuning
+
+ARCHITECTURES = ("timm:test_resnet", "timm:test_efficientnet")
+
+
+def runs_of(results: Path) -> list[Path]:
+    """Run directories in the order of the table."""
+    return [results / row["run"] for row in read_json(results / COMPARISON_RECORD_FILE)["rows"]]
+
+
+@pytest.fixture(scope="module")
+def settings() -> CompareSettings:
+    train = TrainSettings(
+        weights="none", input_px=32, head_epochs=20, finetune_epochs=2, batch_size=8, device="cpu", precision="fp32"
+    )
+    return CompareSettings(architectures=ARCHITECTURES, protocol="both", train=train)
+
+
+@pytest.fixture(scope="module")
+def compared(cohort: Any, settings: CompareSettings, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """Two networks by subject and by image. Read only."""
+    return compare(cohort.cells, tmp_path_factory.mktemp("compared"), settings)
+
+
+def test_results_folder_holds_one_run_per_protocol_and_network(compared: Comparison) -> None:
+    results = compared.results
+    runs = sorted(str(path.parent.relative_to(results)) for path in results.rglob("run.json"))
+    assert runs == [
+        "image/timm_test_efficientnet", "image/timm_test_resnet", "subject/timm_test_efficientnet", "subject/timm_test_resnet",
+    ]  # fmt: skip
+    for run in runs:
+        assert {path.name for path in (results / run).iterdir()} == {
+            "epochs.csv", "key.json", "metrics.json", "predictions.parquet", "run.json", "training_images.csv",
+            "weights.safetensors",
+        }  # fmt: skip
+    assert compared.report == results / "report.html"
+    assert compared.report.is_file()
+    # Pixels are decoded once for all, features computed once per network and shared by the protocols.
+    assert len(list((results / "cache").glob("pixels-*.npy"))) == 1
+    assert len(list((results / "cache").glob("features-*"))) == 2
+
+
+def test_table_has_a_row_per_run_with_what_its_metrics_say(compared: Comparison) -> None:
+    table = compared.table
+    assert table["protocol"].tolist() == ["split by subject"] * 2 + ["split by image: optimistic"] * 2
+    assert table["architecture"].tolist() == [*ARCHITECTURES, *ARCHITECTURES]
+    written = pd.read_csv(compared.results / COMPARISON_FILE)
+    assert list(written.columns) == list(table.columns)
+    for row, folder in zip(table.to_dict("records"), runs_of(compared.results), strict=True):
+        metrics, run = read_json(folder / "metrics.json"), read_json(folder / "run.json")
+        assert row["test_accuracy"] == metrics["sides"]["test"]["accuracy"]
+        assert row["parameters"] == run["parameters"]
+        assert row["train_seconds"] == run["train_seconds"]
+
+
+def test_best_network_is_chosen_on_validation(compared: Comparison) -> None:
+    for _, rows in compared.table.groupby("protocol"):
+        best = rows[rows["is_best"]]
+        assert len(best) == 1
+        assert best["validation_balanced_accuracy"].item() == rows["validation_balanced_accuracy"].max()
+
+
+def test_record_says_what_was_compared(compared: Comparison, settings: CompareSettings) -> None:
+    record = read_json(compared.results / COMPARISON_RECORD_FILE)
+    assert CompareSettings.model_validate(record["settings"]) == settings
+    assert [row["run"] for row in record["rows"]] == [
+        "subject/timm_test_resnet", "subject/timm_test_efficientnet", "image/timm_test_resnet", "image/timm_test_efficientnet",
+    ]  # fmt: skip
+    assert record["title"] == "cells"
+    assert record["seconds"] > 0
+    assert record["peak_memory_gib"] > 0
+
+
+def test_figures_of_the_source_document_stand_beside_real_cells_only(compared: Comparison) -> None:
+    rows = read_json(compared.results / COMPARISON_RECORD_FILE)["rows"]
+    assert [row["source_document_accuracy"] for row in rows] == [None] * 4
+
+
+def test_same_call_trains_and_predicts_nothing_anew(
+    compared: Comparison, cohort: Any, settings: CompareSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr(pipeline, "predict", refuse)
+    again = compare(cohort.cells, compared.results, settings)
+    pd.testing.assert_frame_equal(again.table, compared.table)
+
+
+def test_broken_comparison_goes_on_and_ends_like_an_unbroken_one(
+    compared: Comparison, cohort: Any, settings: CompareSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, steps = FineTuning.training_step, []
+
+    def interrupted(self: FineTuning, batch: Any, batch_index: int) -> Any:
+        steps.append(batch_index)
+        if len(steps) == 18:  # two epochs of five batches a network: in the second epoch of the second
+            raise KeyboardInterrupt
+        return step(self, batch, batch_index)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(FineTuning, "training_step", interrupted)
+        compare(cohort.cells, tmp_path, settings)
+    assert len(list(tmp_path.rglob("run.json"))) == 1
+    assert not (tmp_path / COMPARISON_FILE).exists()
+    gone_on = compare(cohort.cells, tmp_path, settings)
+    timed = ["train_seconds", "images_per_second"]
+    pd.testing.assert_frame_equal(gone_on.table.drop(columns=timed), compared.table.drop(columns=timed))
+    for pair in zip(runs_of(tmp_path), runs_of(compared.results), strict=True):
+        pd.testing.assert_frame_equal(*(Predictions.load(folder).table for folder in pair))
+
+
+def test_predictions_of_another_run_are_made_anew(
+    compared: Comparison, cohort: Any, settings: CompareSettings, tmp_path: Path
+) -> None:
+    shutil.copytree(compared.results, tmp_path / "results")
+    runs = [tmp_path / "results" / "subject" / name for name in ("timm_test_resnet", "timm_test_efficientnet")]
+    shutil.copy(runs[1] / "predictions.parquet", runs[0] / "predictions.parquet")
+    compare(cohort.cells, tmp_path / "results", settings)
+    assert Predictions.load(runs[0]).record["run_hash"] == read_json(runs[0] / "run.json")["run_hash"]
+
+
+def test_another_seed_or_other_data_in_the_same_folder_is_refused(
+    compared: Comparison, cohort: Any, settings: CompareSettings, tmp_path: Path
+) -> None:
+    path = compared.results / "subject" / "splits.parquet"
+    other_seed = settings.model_copy(update={"split": SplitSettings(seed=4)})
+    with pytest.raises(RunError) as caught:
+        compare(cohort.cells, compared.results, other_seed)
+    assert caught.value.what == f"{path} was made of other data, another seed or other fractions."
+    assert caught.value.received == "split by subject, seed 4"
+    shutil.copytree(compared.results, tmp_path / "results")
+    with pytest.raises(RunError):
+        compare(build_cohort(tmp_path / "cells", 7), tmp_path / "results", settings)
+
+
+def test_other_training_settings_in_the_same_folder_are_refused(
+    compared: Comparison, cohort: Any, settings: CompareSettings
+) -> None:
+    other = settings.model_copy(update={"train": settings.train.model_copy(update={"dropout": 0.5})})
+    with pytest.raises(RunError, match=r"made with other settings\.dropout"):
+        compare(cohort.cells, compared.results, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [({"architectures": ("timm:test_resnet", "no_net")}, SettingsError), ({"train": TrainSettings()}, WeightsError)],
+)
+def test_names_and_weights_are_checked_before_anything_is_done(
+    settings: CompareSettings, cohort: Any, tmp_path: Path, changes: dict[str, Any], error: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def nowhere(*_: Any) -> None:
+        raise WeightsError("no weights", expected="", received="", remedy="")
+
+    monkeypatch.setattr("leukolens.models.weights._downloaded", nowhere)
+    with pytest.raises(error):
+        compare(cohort.cells, tmp_path / "out", settings.model_copy(update=changes))
+    assert not (tmp_path / "out").exists()
