@@ -98,7 +98,6 @@ def test_examples_use_only_options_that_there_are(run_leukolens: Leukolens) -> N
             assert re.search(rf"{option}\b", usage), f"{verb}: {option}"
 
 
-@pytest.mark.xfail(strict=True, reason="Typer asks for a verb before the body of _root can print the version")
 def test_version_is_printed(run_leukolens: Leukolens) -> None:
     assert run_leukolens("--version") == Outcome(0, f"{leukolens.__version__}\n", "")
 
@@ -185,12 +184,11 @@ def test_wrong_usage_has_status_2(run_leukolens: Leukolens, arguments: list[str]
     assert re.search(r"^Usage: .*leukolens", outcome.err)
 
 
-@pytest.mark.xfail(strict=True, reason="compare lets pydantic's error through: the protocol is checked in pipeline._splits")
-@pytest.mark.parametrize("flags", [["--protocol", "file"], ["--split-file", "sides.csv"]])
+@pytest.mark.parametrize("flags", [["--protocol", "file"], ["--protocol", "subject", "--split-file", "sides.csv"]])
 def test_protocol_and_split_file_go_together(run_leukolens: Leukolens, tmp_path: Path, flags: list[str]) -> None:
     cells = build_cohort(tmp_path / "cells", 2, 2)
     outcome = run_leukolens("compare", cells, "--out", tmp_path / "out", "--weights", "none", *flags)
-    assert_error(outcome, "strategy 'file' and a split file go together")
+    assert_error(outcome, "protocol 'file' and a split file go together")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of another kind")
@@ -224,7 +222,6 @@ def test_file_without_settings_is_named(run_leukolens: Leukolens, cohort: Any, t
     assert outcome.err.startswith(f"error: {tmp_path / 's.yaml'} holds no settings.\n  expected: a YAML mapping")
 
 
-@pytest.mark.xfail(strict=True, reason="cli._merge takes what the file holds under `train` for a mapping")
 @pytest.mark.parametrize("value", [None, 5, "words", ["a"]])
 def test_section_of_a_settings_file_that_is_no_mapping_is_named(
     run_leukolens: Leukolens, cohort: Any, tmp_path: Path, value: object
@@ -292,7 +289,8 @@ def test_quiet_says_only_what_was_written(
     outcome = run_leukolens(*flags, "train", cohort.results, "--config", config, "--out", head_run.folder)
     assert outcome.status == 0, outcome.err
     assert outcome.err.count("already trained") == lines
-    assert outcome.out.splitlines()[-2:] == [f"written: {head_run.folder / name}" for name in ("run.json", "weights.safetensors")]
+    written = [head_run.folder / name for name in ("run.json", "weights.safetensors")]
+    assert outcome.out.splitlines()[-2:] == [f"written: {path}" for path in written]
 
 
 def test_all_images_of_another_data_set_are_scored(run_leukolens: Leukolens, head_run: Run, tmp_path: Path) -> None:
@@ -309,7 +307,6 @@ def test_all_images_of_another_data_set_are_scored(run_leukolens: Leukolens, hea
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="Typer itself exits with 130 at Ctrl-C, so that main never prints its message")
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(cohort: Any, finetuned_run: Run, tmp_path: Path) -> None:
     settings = finetuned_run.settings.model_copy(update={"finetune_epochs": 40, "patience": 40})
     config = write_config(tmp_path / "s.yaml", settings.model_dump(mode="json"))

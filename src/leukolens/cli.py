@@ -66,16 +66,21 @@ InPrecision = Annotated[Precision | None, typer.Option(help="How to compute. [de
 Manifests = Annotated[Path, typer.Argument(help="manifest.parquet, or the folder that holds it.")]
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from leukolens import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("leukolens")
@@ -228,7 +233,7 @@ def compare(
 
     flags = {
         "architectures": tuple(arch) if arch else None,
-        "protocol": protocol,
+        "protocol": protocol or ("file" if split_file else None),
         "index": _index_flags(positive, canvas, strict),
         "split": {"fractions": _numbers(fractions), "file": split_file, "seed": seed,
                   "strategy": "file" if split_file else None},
@@ -266,9 +271,10 @@ def main() -> None:
     except OSError as error:
         typer.echo(f"error: {error}\n  remedy:   check that the path exists, may be written and has room", err=True)
         sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on where this one stopped", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as stopped:  # Typer itself turns Ctrl-C into this status
+        if stopped.code == EXIT_INTERRUPTED:
+            typer.echo("interrupted; the same command goes on where this one stopped", err=True)
+        raise
 
 
 def _settings(model: type[_AnySettings], config: Path | None, flags: dict[str, Any]) -> _AnySettings:
@@ -314,7 +320,8 @@ def _merge(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     merged = dict(file)
     for name, value in flags.items():
         if isinstance(value, dict):
-            merged[name] = _merge(file.get(name, {}), value)
+            section = file.get(name, {})
+            merged[name] = _merge(section, value) if isinstance(section, dict) else section  # settings will name it
         elif value is not None:
             merged[name] = value
     return merged

@@ -134,3 +134,11 @@ class CompareSettings(Settings):
     index: IndexSettings = IndexSettings()
     split: SplitSettings = SplitSettings()
     train: TrainSettings = TrainSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CompareSettings:
+        if (self.protocol == "file") != (self.split.file is not None):
+            raise ValueError("protocol 'file' and a split file go together: give both or neither")
+        if self.split.folds is not None:
+            raise ValueError("compare trains one split: leave folds out")
+        return self

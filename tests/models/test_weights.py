@@ -44,6 +44,7 @@ def write_weights(folder: Path, name: str, state: dict[str, torch.Tensor], **cha
     path = folder / f"{name}.safetensors"
     save_file(state, path)
     entry = {
+        "library": "timm",
         "trained_on": "nothing that matters",
         "mean": "0.1,0.2,0.3",
         "std": "0.4,0.5,0.6",
@@ -131,7 +132,7 @@ def test_missing_entry_raises_and_says_what_to_add(tmp_path: Path, state: dict[s
         find_weights(TINY, from_folder(tmp_path))
     assert str(caught.value) == (
         f"{tmp_path} holds no weights for test_resnet.\n"
-        "  expected: an entry 'test_resnet' in index.json and test_resnet.safetensors\n"
+        "  expected: test_resnet.safetensors and its entry, of timm, in index.json\n"
         "  received: entries test_vit\n"
         "  remedy:   add the file and its entry (trained_on, mean, std, sha256), or leave --weights-dir out to download"
     )
@@ -145,6 +146,12 @@ def test_entry_that_does_not_say_enough_raises_and_names_the_fields(
         find_weights(TINY, from_folder(tmp_path))
     assert caught.value.what == f"The entry 'test_resnet' of {tmp_path / INDEX_FILE} does not say enough."
     assert caught.value.received == "an entry without mean, sha256"
+
+
+def test_weights_of_the_same_name_in_another_library_are_not_taken(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    write_weights(tmp_path, "test_resnet", state, library="torchvision")
+    with pytest.raises(WeightsError, match="holds no weights for test_resnet"):
+        find_weights(TINY, from_folder(tmp_path))
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -168,10 +168,10 @@ def test_fine_tuning_is_kept_where_it_is_better(
     assert hash_file(run.folder / "weights.safetensors") != hash_file(head_run.folder / "weights.safetensors")
 
 
-# Broken and gone on with
+# BreakdownError and gone on with
 
 
-class Broken(Exception):
+class BreakdownError(Exception):
     """Stands for whatever ends a process."""
 
 
@@ -181,7 +181,7 @@ def break_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: EpochKeeper, trainer: pl.Trainer, module: FineTuning) -> None:
         end(self, trainer, module)
         if trainer.current_epoch == 1:
-            raise Broken
+            raise BreakdownError
 
     monkeypatch.setattr(EpochKeeper, "on_train_epoch_end", broken)
 
@@ -191,7 +191,7 @@ def break_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def broken(self: FineTuning, batch: Any, batch_index: int) -> torch.Tensor:
         if (self.current_epoch, batch_index) == (2, 3):
-            raise Broken
+            raise BreakdownError
         return step(self, batch, batch_index)
 
     monkeypatch.setattr(FineTuning, "training_step", broken)
@@ -202,7 +202,7 @@ def break_between_best_and_last(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def broken(self: pl.Trainer, *arguments: Any) -> None:
         if self.current_epoch == 2:
-            raise Broken
+            raise BreakdownError
         save(self, *arguments)
 
     monkeypatch.setattr(pl.Trainer, "save_checkpoint", broken)
@@ -210,14 +210,14 @@ def break_between_best_and_last(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def break_before_the_first_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
-        raise Broken
+        raise BreakdownError
 
     monkeypatch.setattr(FineTuning, "training_step", broken)
 
 
 def break_after_the_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
-        raise Broken
+        raise BreakdownError
 
     monkeypatch.setattr(training, "_write_run", broken)
 
@@ -227,7 +227,7 @@ def break_before_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def broken(path: Path, value: object) -> None:
         if path.name == "run.json":
-            raise Broken
+            raise BreakdownError
         write(path, value)
 
     monkeypatch.setattr(training, "write_json", broken)
@@ -252,7 +252,7 @@ def test_broken_training_goes_on_and_ends_like_an_unbroken_one(
     break_training: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
     arguments = (cohort.manifest, cohort.splits, tmp_path / "run", finetuned_run.settings, cohort.cache)
-    with monkeypatch.context() as patched, pytest.raises(Broken):
+    with monkeypatch.context() as patched, pytest.raises(BreakdownError):
         break_training(patched)
         train(*arguments)
     assert not (tmp_path / "run" / "run.json").exists()
@@ -342,7 +342,7 @@ def test_directory_of_other_splits_is_refused(cohort: Any, head_run: Run) -> Non
 def test_unfinished_directory_of_other_settings_is_refused_too(
     cohort: Any, tiny: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patched, pytest.raises(Broken):
+    with monkeypatch.context() as patched, pytest.raises(BreakdownError):
         break_after_an_epoch(patched)
         train(cohort.manifest, cohort.splits, tmp_path / "run", tiny, cohort.cache)
     other = tiny.model_copy(update={"weight_decay": 0.5})

