@@ -65,8 +65,7 @@ def test_unknown_name_raises_and_names_what_there_is(name: str) -> None:
         find_architecture(name)
     assert str(caught.value) == (
         f"{name!r} is no architecture that leukolens knows.\n"
-        "  expected: one of vgg16, efficientnet_b0, resnet50, densenet121, alexnet, tf_efficientnet_lite0,"
-        " or timm:<a model name of timm>\n"
+        f"  expected: one of {', '.join(ARCHITECTURES)}, or timm:<a model name of timm>\n"
         f"  received: {name}\n"
         "  remedy:   correct --arch; `python -c 'import timm; print(timm.list_models())'` lists timm's names"
     )

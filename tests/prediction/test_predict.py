@@ -263,3 +263,18 @@ def test_three_classes_have_a_score_each_and_one_of_the_positive_ones_together(
     else:
         assert table["y_score"].isna().all()
     assert read_json(run.folder / "run.json")["positive"] == list(positive)
+
+
+def test_other_cells_of_a_seen_subject_are_no_test_without_splits(cohort: Any, tiny: TrainSettings, tmp_path: Path) -> None:
+    """A split file that leaves cells of a training subject out must not make them test cells of `predict --all`."""
+    sides = cohort.splits.of_fold(0)
+    images = cohort.manifest.images.set_index("image")
+    left_out = sorted(sides.index[sides == "train"])[0]
+    listed = sides.drop(left_out).rename_axis("image").reset_index(name="side")
+    listed.to_csv(tmp_path / "sides.csv", index=False)
+    own = split(cohort.manifest, settings=SplitSettings(strategy="file", file=tmp_path / "sides.csv"))
+    run = train(cohort.manifest, own, tmp_path / "run", tiny, cohort.cache)
+    table = predict(run, cohort.manifest, None, tmp_path, cohort.cache).table.set_index("image")
+    assert images.loc[left_out, "subject"] in set(images.loc[sides.index[sides == "train"], "subject"])
+    assert table.loc[left_out, "side"] == "train"
+    assert set(table.loc[sides.index[sides == "test"], "side"]) == {"test"}

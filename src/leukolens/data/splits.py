@@ -174,7 +174,7 @@ def _plan_official(images: pd.DataFrame, classes: Sequence[str], settings: Split
 
 def _plan_file(images: pd.DataFrame, classes: Sequence[str], settings: SplitSettings) -> _Plan:
     if settings.file is None:  # the settings already refuse this; it tells the type checker so
-        raise SplitError("No split file.", expected="a CSV", received="none", remedy="say --file PATH")
+        raise SplitError("No split file.", expected="a CSV", received="none", remedy="say --split-file PATH")
     known = set(images["image"])
     rows = _read_rows(settings.file)
     for line, image, side in rows:

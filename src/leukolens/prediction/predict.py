@@ -49,8 +49,9 @@ def predict(
     Args:
         run: a Run or its folder.
         manifest: the data set; its images are cropped and resized as the run's record says.
-        splits: the run's own splits; None scores every image of the manifest as side "test", but images that the run was
-            trained or validated on, found by their pixels, keep those sides.
+        splits: the run's own splits; None scores every image of the manifest as side "test", but cells that the run was
+            trained or validated on (found by their pixels, in the run's own data also by their subject group) keep
+            those sides.
         out: a folder to write predictions.parquet into; None means the run's folder.
         cache_dir: where pixels are cached; None means `cache` beside the run's folder.
 
@@ -79,15 +80,24 @@ def _rows_to_score(run: Run, manifest: Manifest, splits: Splits | None) -> pd.Da
     images = manifest.images.sort_values("image")
     fold = run.settings.fold
     if splits is None:
-        side_of = dict(zip(seen["pixel_hash"], seen["side"], strict=True))
-        side = [side_of.get(pixel_hash, TEST) for pixel_hash in images["pixel_hash"]]
-        return images.assign(side=side, fold=fold).reset_index(drop=True)
+        return images.assign(side=_sides_as_seen(run, manifest, images, seen), fold=fold).reset_index(drop=True)
     check_disjoint(manifest, splits)
     sides = splits.of_fold(fold)
     rows = images[images["image"].isin(sides.index[sides.isin([VALIDATION, TEST])])]
     rows = rows.assign(side=sides[rows["image"]].to_numpy(), fold=fold).reset_index(drop=True)
     _check_unseen(run, rows, seen, splits)
     return rows
+
+
+def _sides_as_seen(run: Run, manifest: Manifest, images: pd.DataFrame, seen: pd.DataFrame) -> list[str]:
+    """The side on which the run saw each cell or, in the data it was made of, the cell's subject group; else test."""
+    side_of_cell = dict(zip(seen["pixel_hash"], seen["side"], strict=True))
+    # Ids mean the same subjects only in the data that the run was made of; a split by image mixes subjects anyway.
+    is_own_data = run.record["manifest_hash"] == manifest.content_hash and run.record["split"]["strategy"] != "image"
+    of_groups = seen.dropna(subset="group") if is_own_data else seen.iloc[:0]
+    side_of_group = dict(zip(of_groups["group"], of_groups["side"], strict=True))
+    cells = zip(images["pixel_hash"], images["group"].astype(object), strict=True)
+    return [side_of_cell.get(cell) or side_of_group.get(group, TEST) for cell, group in cells]
 
 
 def _check_unseen(run: Run, rows: pd.DataFrame, seen: pd.DataFrame, splits: Splits) -> None:
