@@ -90,7 +90,7 @@ class TrainSettings(Settings):
     input_px: Annotated[int, Field(ge=32)] = 224
     """Height and width of the network's input; 224 in the source document."""
     head_epochs: Positive = 200
-    head_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    head_learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     finetune_epochs: Annotated[int, Field(ge=0)] = 6
     """At most; 0 keeps the backbone frozen."""
     backbone_learning_rate: Annotated[float, Field(gt=0)] = 1e-4

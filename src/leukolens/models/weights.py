@@ -265,7 +265,7 @@ def _connection_error(host: str) -> str:
     try:
         _status(host)
     except OSError as error:
-        return str(error)
+        return f"{host} does not answer ({getattr(error, 'reason', error)})"
     return ""
 
 

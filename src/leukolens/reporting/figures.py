@@ -185,11 +185,12 @@ def _paint_counts(figure: Figure, counts: pd.DataFrame, unit: str) -> None:
         values = counts.loc[counts["label"] == label, unit].tolist()
         places = [place + (index - (len(labels) - 1) / 2) * width for place in range(len(sides))]
         bars = axes.bar(places, values, width * 0.92, color=_of(CLASS_COLOURS, index), label=_short(label))
-        axes.bar_label(bars, fontsize=7.5, padding=1)
+        # Upright numbers of narrow bars would run into each other.
+        axes.bar_label(bars, fontsize=7.5, padding=1 if len(labels) < 4 else 2, rotation=0 if len(labels) < 4 else 90)
     axes.set_xticks(range(len(sides)), sides)
     axes.set_ylabel(unit)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.margins(y=0.12)
+    axes.margins(y=0.12 if len(labels) < 4 else 0.2)
     figure.legend(loc="outside lower center", ncols=min(len(labels), 4))
 
 
