@@ -115,13 +115,19 @@ def unit_counts(images: pd.DataFrame, unit: str, classes: Iterable[str]) -> dict
 
 
 def cost(place: dict[str, int], counts: dict[str, np.ndarray], shares: Iterable[float]) -> float:
-    """Squared deviation relative to the class totals; infinite where a class is missing from a side."""
-    table = np.zeros((len(list(shares)), len(next(iter(counts.values())))))
+    """Squared deviation relative to the class totals, of images and, twenty times lighter, of the units that hold them.
+
+    Infinite where a class is missing from a side.
+    """
+    shares = list(shares)
+    images, units = (np.zeros((len(shares), len(next(iter(counts.values()))))) for _ in range(2))
     for unit, side in place.items():
-        table[side] += counts[unit]
-    totals = table.sum(axis=0)
-    wished = np.outer(list(shares), totals)
-    return float("inf") if (table == 0).any() else float((((table - wished) / totals) ** 2).sum())
+        images[side] += counts[unit]
+        units[side] += counts[unit] > 0
+    if (images == 0).any():
+        return float("inf")
+    deviations = [(table - np.outer(shares, table.sum(axis=0))) / table.sum(axis=0) for table in (images, units)]
+    return float((deviations[0] ** 2).sum() + (deviations[1] ** 2).sum() / 20)
 
 
 def lowest_cost(counts: dict[str, np.ndarray], sides: int, shares: Iterable[float] = ()) -> float:

@@ -28,10 +28,16 @@ _FEWEST_STARTS, _MOST_STARTS, _STARTS_TIMES_PROFILES = 3, 50, 3000
 _BLOCK = 2_000_000
 # Below one squared image in a class of a million cells (1e-12): what is smaller is rounding.
 _TOLERANCE = 1e-13
+# Weight of a deviation in the number of units (subject groups) of a class against the same in its images. Small: among
+# placements that are about as even in images, the one with the subjects better spread wins, because a test side of two
+# large patients says little about the next patient.
+_UNIT_WEIGHT = 0.05
 
 
 def allocate(counts: Integers, shares: Sequence[float], seed: int) -> Integers:
     """Place every unit on one side so that `unevenness` is as low as the units allow.
+
+    What is shared out are images first and, with a small weight, the number of units of each class.
 
     Few units are placed by trying all ways; many by seeded random-order greedy placement, then moves of one unit and
     swaps of two until none betters the result, from several starts of which the best is kept.
@@ -47,6 +53,7 @@ def allocate(counts: Integers, shares: Sequence[float], seed: int) -> Integers:
         may be a class whose units carry other classes too: check the result.
     """
     random = np.random.default_rng(seed)
+    counts = np.hstack([counts, counts > 0])
     if len(shares) ** len(counts) <= _EXHAUSTIBLE:
         return _best_of_all(counts, shares, random)
     profiles, profile = np.unique(counts, axis=0, return_inverse=True)
@@ -55,15 +62,15 @@ def allocate(counts: Integers, shares: Sequence[float], seed: int) -> Integers:
 
 
 def unevenness(table: Integers, shares: Sequence[float]) -> Floats:
-    """How far images of each class are from their share of each side.
+    """How far images and units of each class are from their share of each side.
 
     Args:
-        table: int64 [..., sides, classes], images; every class has at least one.
+        table: int64 [..., sides, 2 x classes], images of each class, then units of each; every class has at least one.
         shares: wished share of each side.
 
     Returns:
-        float64 [...]: the sum over sides and classes of squared (images - share x class total) / class total, plus, for
-        every class that is missing from a side, more than that sum can ever reach.
+        float64 [...]: the sum over sides and columns of squared (count - share x total) / total, that of the units times
+        `_UNIT_WEIGHT`, plus, for every class that is missing from a side, more than that sum can ever reach.
     """
     totals = table.sum(axis=-2, keepdims=True)
     costs: Floats = _side_costs(table, np.asarray(shares)[:, None] * totals, totals).sum(axis=-1)
@@ -71,22 +78,28 @@ def unevenness(table: Integers, shares: Sequence[float]) -> Floats:
 
 
 def _side_costs(table: Integers, targets: Floats, totals: Integers) -> Floats:
-    """Unevenness of each row of [..., classes]; a missing class costs more than all deviations together can."""
+    """Unevenness of each row of [..., 2 x classes]; a missing class costs more than all deviations together can."""
     # Per class the deviations of all sides sum to 0 and each is below the class total: their squares sum to 2 at most.
     missing = 2.0 * table.shape[-1] + 1.0
-    costs: Floats = (((table - targets) / totals) ** 2 + missing * (table == 0)).sum(axis=-1)
+    weights = _column_weights(table.shape[-1])
+    costs: Floats = (weights * ((table - targets) / totals) ** 2 + missing * (table == 0)).sum(axis=-1)
     return costs
+
+
+def _column_weights(columns: int) -> Floats:
+    """1 for the images of each class, `_UNIT_WEIGHT` for the units of each."""
+    return np.repeat([1.0, _UNIT_WEIGHT], columns // 2)
 
 
 @dataclass(frozen=True)
 class _Problem:
     """Row 0 of `profiles` is the empty unit, so that moving one unit is a swap with nothing."""
 
-    profiles: Integers  # [profiles, classes]
+    profiles: Integers  # [profiles, 2 x classes], images of each class and whether there are any
     supply: Integers  # [profiles], units of each; 0 of the empty one
     shares: Floats  # [sides]
-    totals: Integers  # [classes]
-    targets: Floats  # [sides, classes], images
+    totals: Integers  # [2 x classes]
+    targets: Floats  # [sides, 2 x classes], images and units
 
     @classmethod
     def of(cls, profiles: Integers, supply: Integers, shares: Sequence[float]) -> _Problem:
@@ -104,7 +117,7 @@ class _Problem:
         for column, missing in enumerate(self.totals - table.sum(axis=0)):
             remainders = self.targets[:, column] - table[:, column]
             table[np.argsort(-remainders)[:missing], column] += 1
-        return float((((table - self.targets) / self.totals) ** 2).sum())
+        return float((_column_weights(table.shape[1]) * ((table - self.targets) / self.totals) ** 2).sum())
 
 
 def _best_of_all(counts: Integers, shares: Sequence[float], random: np.random.Generator) -> Integers:
