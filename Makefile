@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP)  ## Make the virtual environment and install leukolens into it
 
 demo: $(STAMP)  ## Compare the five networks on synthetic cells; ends with the path of a report
-	$(BIN)/leukolens phantom $(DEMO) --cells 400 --subjects 40
+	$(BIN)/leukolens phantom $(DEMO) --cells 400 --subjects 80
 	$(BIN)/leukolens compare $(DEMO)/phantom_C-NMC_Leukemia --config configs/demo.yaml --out $(DEMO)/results
 	@echo "open $(CURDIR)/$(DEMO)/results/report.html"
 

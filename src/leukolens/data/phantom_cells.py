@@ -45,13 +45,13 @@ class ClassTraits:
 # Statistics.ipynb. Clumping and nucleoli: chosen so that a good classifier, split by subject, errs about as often as
 # published ones do on real cells.
 CLASS_TRAITS: Mapping[str, ClassTraits] = {
-    "all": ClassTraits(area_px=36_244, area_sd_px=7_176, clumping=-0.95, nucleoli_chance=0.6),
-    "hem": ClassTraits(area_px=26_544, area_sd_px=7_762, clumping=0.95, nucleoli_chance=0.15),
+    "all": ClassTraits(area_px=36_244, area_sd_px=7_176, clumping=-0.6, nucleoli_chance=0.6),
+    "hem": ClassTraits(area_px=26_544, area_sd_px=7_762, clumping=0.6, nucleoli_chance=0.15),
 }
 
 # Shares of the variance that lie between subjects: cells of one subject resemble each other.
-_AREA_VARIANCE_OF_SUBJECTS = 0.4
-_CLUMPING_VARIANCE_OF_SUBJECTS = 0.5
+_AREA_VARIANCE_OF_SUBJECTS = 0.6
+_CLUMPING_VARIANCE_OF_SUBJECTS = 0.7
 _LARGEST_DEVIATION = 2.4  # standard deviations; the largest cell then still fits its canvas with a margin
 
 # Optical densities (red, green, blue) of violet nuclei, blue cytoplasm and pale nucleoli after a Romanowsky stain.
@@ -60,8 +60,8 @@ _CYTOPLASM_DENSITY = np.array([1.26, 1.62, 0.78], np.float32)
 # Where chromatin opens up, red comes through most and blue least: pale spots look pink.
 _CHROMATIN_TINT = np.array([1.15, 1.0, 0.6], np.float32)
 
-_STRENGTH_SD = 0.08  # of the logarithm of a subject's density factor, all channels alike: stain strength
-_HUE_SD = (0.08, 0.05, 0.08)  # the same, each channel for itself: hue; little in green, else violet turns to grey
+_STRENGTH_SD = 0.12  # of the logarithm of a subject's density factor, all channels alike: stain strength
+_HUE_SD = (0.11, 0.06, 0.11)  # the same, each channel for itself: hue; little in green, else violet turns to grey
 _GAIN_SD = 0.07  # of the logarithm of a subject's illumination
 _GRAIN_SD = 0.22  # of the logarithm of a subject's chromatin contrast: staining time, focus
 _GRAIN_SCALE_SD = 0.16  # of the logarithm of its grain size: drying of the smear
