@@ -210,7 +210,7 @@ def compare(
     arch: Annotated[list[str] | None, typer.Option(help="Architecture, repeatable. [default: the five]")] = None,
     protocol: Annotated[
         Literal["subject", "image", "official", "file", "both"] | None,
-        typer.Option("--protocol", "--split", help="How to split; both: subject and image side by side. [default: subject]"),
+        typer.Option("--protocol", "--split", "--strategy", help="How to split; both: subject and image. [default: subject]"),
     ] = None,
     positive: Names = None,
     canvas: Canvas = None,

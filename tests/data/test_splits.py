@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leukolens.artifacts import MANIFEST_COLUMNS, SIDES, Manifest, Splits
-from leukolens.data.splits import audit, check_disjoint, split
+from leukolens.data.leak_door import check_disjoint
+from leukolens.data.splits import audit, split
 from leukolens.errors import LeakError, SplitError
 from leukolens.settings import SplitSettings
 

@@ -30,10 +30,10 @@ from leukolens.artifacts import (
     Splits,
 )
 from leukolens.data.allocation import allocate
-from leukolens.errors import LeakError, SplitError
+from leukolens.data.leak_door import check_disjoint, class_counts, images_of, on_two_sides, placed_images, require_subjects
+from leukolens.errors import SplitError
 from leukolens.settings import SplitSettings, SplitStrategy
 
-_COLUMNS = ["image", "label", "subject", "group", "fold", "part", "pixel_hash"]
 _FILE_COLUMNS = ("image", "side")
 
 _LABELS: Mapping[str, str] = {
@@ -42,15 +42,6 @@ _LABELS: Mapping[str, str] = {
     "official": "official folds",
     "file": "own split",
 }
-_LEAK_REMEDIES: Mapping[str, str] = {
-    "official": "say --strategy subject, which keeps subjects and duplicates together",
-    "file": "put all of them on one side in the file, or leave them out of it",
-}
-_CLASS_REMEDIES: Mapping[str, str] = {
-    "official": "say --strategy subject, which puts every class on every side",
-    "file": "name images of that class with that side in the file",
-}
-_SPLIT_AGAIN = "run `leukolens split` again on this manifest"
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ def split(
         LeakError: a group or a duplicate would stand on two sides.
     """
     data = manifest if isinstance(manifest, Manifest) else Manifest.load(Path(manifest))
-    plan = _PLANNERS[settings.strategy](_images_of(data), data.classes, settings)
+    plan = _PLANNERS[settings.strategy](images_of(data), data.classes, settings)
     record: Record = {
         "strategy": settings.strategy,
         "label": plan.label,
@@ -103,35 +94,14 @@ def split(
     return splits
 
 
-def check_disjoint(manifest: Manifest, splits: Splits) -> None:
-    """The leak door: pass only splits of this very data in which no subject, group or duplicate stands on two sides.
-
-    Cells with the same pixel hash must share a side in every fold. So must subjects and groups, unless the splits are
-    declared to be split by image and optimistic. Splits that are not declared optimistic need a subject for every image.
-
-    Raises:
-        LeakError: a subject, group or duplicate stands on two sides of a fold.
-        SplitError: the splits belong to other data; an image is not in the manifest, occurs twice in a fold, has no
-            label or an unknown side; a class is missing from a side; subjects are needed but unknown.
-    """
-    _require_same_data(manifest, splits)
-    images = _images_of(manifest)
-    _require_valid_rows(images, splits)
-    placed = _placed(images, splits)
-    if not splits.record.get("optimistic", False):
-        _require_subjects(placed.drop_duplicates("image"), "Splits that are not marked optimistic")
-    _refuse_leaks(placed, splits.record)
-    _require_every_class(placed, manifest.classes, splits.record)
-
-
 def audit(manifest: Manifest, splits: Splits) -> list[str]:
     """Say in lines what stands where: images, subjects, groups and classes per side, overlaps, moves, unused images.
 
     `splits` need not have passed the leak door, but must have images on every side. All numbers are counted from the
     two tables, none is taken over from the splits' record but the wished shares. Of several folds they give the range.
     """
-    images = _images_of(manifest)
-    placed = _placed(images, splits)
+    images = images_of(manifest)
+    placed = placed_images(images, splits)
     record = splits.record
     folds = f", {record['folds']} folds (ranges over the folds)" if record["folds"] > 1 else ""
     return [
@@ -145,7 +115,7 @@ def audit(manifest: Manifest, splits: Splits) -> list[str]:
 
 def _plan_subject(images: pd.DataFrame, classes: Sequence[str], settings: SplitSettings) -> _Plan:
     pool = _labelled_pool(images)
-    _require_subjects(pool, "A split by subject")
+    require_subjects(pool, "A split by subject")
     return _allocated(pool.assign(unit=pool["group"]), classes, settings)
 
 
@@ -286,17 +256,6 @@ def _read_rows(path: Path) -> list[tuple[int, str, str]]:
     return rows
 
 
-def _images_of(manifest: Manifest) -> pd.DataFrame:
-    """The columns used here, as strings, in path order."""
-    return manifest.images[_COLUMNS].astype("string").sort_values("image", ignore_index=True)
-
-
-def _placed(images: pd.DataFrame, splits: Splits) -> pd.DataFrame:
-    """One row per fold and used image: fold, image, side and what the manifest knows of the image."""
-    known = images.drop(columns=["fold", "part"])
-    return splits.sides.astype({"image": "string", "side": "string"}).merge(known, on="image", how="left")
-
-
 def _labelled_pool(images: pd.DataFrame) -> pd.DataFrame:
     pool = images[(images["part"] == POOL) & images["label"].notna()]
     if pool.empty:
@@ -307,27 +266,6 @@ def _labelled_pool(images: pd.DataFrame) -> pd.DataFrame:
             remedy="index a folder with one folder per class, or say --strategy file",
         )
     return pool
-
-
-def _require_subjects(images: pd.DataFrame, what: str) -> None:
-    unknown = images[images["subject"].isna() | images["group"].isna()]
-    if unknown.empty:
-        return
-    if len(unknown) == len(images):
-        raise SplitError(
-            "The data set has no subjects.",
-            expected="the subject of every image",
-            received=f"{len(images)} images, none with a subject, the first: {unknown['image'].iloc[0]}",
-            remedy="say --strategy image (its results are optimistic)",
-        )
-    raise SplitError(
-        f"{what} cannot be made or checked: the subject of {len(unknown)} of {len(images)} images is unknown.",
-        expected="the subject of every image",
-        received=f"no subject for {unknown['image'].iloc[0]}"
-        + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""),
-        remedy="name the subject in the file names, take these images out, or say --strategy image "
-        "(its results are optimistic)",
-    )
 
 
 def _require_units(counts: pd.DataFrame, settings: SplitSettings) -> None:
@@ -361,107 +299,8 @@ def _row_error(path: Path, line: int, received: str, expected: str) -> SplitErro
     )
 
 
-def _require_same_data(manifest: Manifest, splits: Splits) -> None:
-    received = splits.record.get("manifest_hash")
-    if received != (expected := manifest.content_hash):
-        raise SplitError(
-            "The splits belong to other data.",
-            expected=f"splits of the manifest with hash {expected}",
-            received=f"splits of a manifest with hash {received}",
-            remedy=_SPLIT_AGAIN,
-        )
-
-
-def _require_valid_rows(images: pd.DataFrame, splits: Splits) -> None:
-    sides = splits.sides
-    folds, expected_folds = sorted(set(sides["fold"].tolist())), list(range(splits.record.get("folds", 1)))
-    if folds != expected_folds:
-        raise SplitError(
-            "The splits lack folds or have too many.",
-            expected=f"folds {expected_folds}",
-            received=f"folds {folds}",
-            remedy=_SPLIT_AGAIN,
-        )
-    unlabelled = images.loc[images["label"].isna(), "image"]
-    problems = (
-        (~sides["side"].isin(SIDES), "has an unknown side", f"one of {', '.join(SIDES)}"),
-        (~sides["image"].isin(images["image"]), "is not in the manifest", "images of the manifest, by their path there"),
-        (sides.duplicated(["fold", "image"]), "occurs twice in one fold", "each image at most once in a fold"),
-        (sides["image"].isin(unlabelled), "has no label", "labelled images"),
-    )
-    for wrong, complaint, expected in problems:
-        if wrong.any():
-            row = sides[wrong].iloc[0]
-            raise SplitError(
-                f"{row['image']} {complaint}.",
-                expected=expected,
-                received=f"side {row['side']} in fold {row['fold']}"
-                + (f", and {wrong.sum() - 1} more rows like it" if wrong.sum() > 1 else ""),
-                remedy=_SPLIT_AGAIN if splits.record.get("strategy") != "file" else "correct the split file",
-            )
-
-
-def _may_share_subjects(record: Record) -> bool:
-    return record.get("strategy") == "image" and bool(record.get("optimistic"))
-
-
-def _refuse_leaks(placed: pd.DataFrame, record: Record) -> None:
-    # Subjects first: where a subject leaks, naming it says more than naming the cells.
-    for key in ("pixel_hash",) if _may_share_subjects(record) else ("subject", "group", "pixel_hash"):
-        if len(torn := _on_two_sides(placed, key)):
-            raise _leak(placed, torn, key, str(record.get("strategy")))
-
-
-def _on_two_sides(placed: pd.DataFrame, key: str) -> pd.DataFrame:
-    """The folds and values of `key` (unknown ones left out) that stand on two sides or more, sorted."""
-    pairs = placed.loc[placed[key].notna(), ["fold", key, "side"]].drop_duplicates()
-    torn = pairs[pairs.duplicated(["fold", key])]
-    return torn[["fold", key]].drop_duplicates().sort_values(["fold", key])
-
-
-def _leak(placed: pd.DataFrame, torn: pd.DataFrame, key: str, strategy: str) -> LeakError:
-    fold, value = torn.iloc[0]
-    rows = placed[(placed["fold"] == fold) & (placed[key] == value)].sort_values("image")
-    name = {"subject": f"Subject {value}", "group": f"Group {value}", "pixel_hash": "The same cell"}[key]
-    first = [rows[rows["side"] == side].head(1) for side in SIDES]
-    received = [
-        f"{row.image} (subject {'unknown' if pd.isna(row.subject) else row.subject}) on {row.side}"
-        for row in pd.concat(first).itertuples()
-    ]
-    more = f"; {len(torn) - 1} more like it" if len(torn) > 1 else ""
-    return LeakError(
-        f"{name} stands on two sides of fold {fold}.",
-        expected="all images of a subject, of subjects that share cells, and all copies of a cell on one side",
-        received=", ".join(received) + more,
-        remedy=_LEAK_REMEDIES.get(strategy, _SPLIT_AGAIN),
-    )
-
-
-def _class_counts(placed: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Images per class (columns), for every fold and side (rows)."""
-    every = pd.MultiIndex.from_product([sorted(placed["fold"].unique()), SIDES], names=["fold", "side"])
-    counts = placed.groupby(["fold", "side", "label"]).size().unstack("label", fill_value=0)
-    return counts.reindex(index=every, columns=list(classes), fill_value=0)
-
-
-def _require_every_class(placed: pd.DataFrame, classes: Sequence[str], record: Record) -> None:
-    counts = _class_counts(placed, classes)
-    rows, columns = np.nonzero(counts.to_numpy() == 0)
-    if not len(rows):
-        return
-    (fold, side), name = counts.index[rows[0]], classes[columns[0]]
-    raise SplitError(
-        f"Class {name} is missing from the {side} side of fold {fold}.",
-        expected="images of every class on every side",
-        received=", ".join(f"{count} {label}" for label, count in counts.loc[(fold, side)].items()),
-        remedy=_CLASS_REMEDIES.get(
-            str(record.get("strategy")), f"add subjects of {name}, ask for fewer folds, or run `leukolens split` again"
-        ),
-    )
-
-
 def _side_lines(placed: pd.DataFrame, classes: Sequence[str], record: Record) -> list[str]:
-    counts = _class_counts(placed, classes)
+    counts = class_counts(placed, classes)
     shares = counts / counts.groupby("fold").sum()
     sizes = placed.groupby(["fold", "side"]).agg({"image": "size", "subject": "nunique", "group": "nunique"})
     lines = []
@@ -483,16 +322,16 @@ def _range(values: pd.Series[Any], form: str = ",") -> str:
 
 
 def _overlap_lines(placed: pd.DataFrame, strategy: str) -> list[str]:
-    duplicates = f"duplicates on two sides: {len(_on_two_sides(placed, 'pixel_hash'))}"
+    duplicates = f"duplicates on two sides: {len(on_two_sides(placed, 'pixel_hash'))}"
     images = placed.drop_duplicates("image")
     unknown = int(images["subject"].isna().sum())
     if strategy == "image":
-        shared, all_subjects = _on_two_sides(placed, "subject")["subject"].nunique(), images["subject"].nunique()
+        shared, all_subjects = on_two_sides(placed, "subject")["subject"].nunique(), images["subject"].nunique()
         overlap = (
             f"subjects on two sides: {shared} of {all_subjects}" if all_subjects else "subjects on two sides: unknown"
         )
         return [f"{overlap} (that is why it is optimistic)", duplicates]
-    lines = [f"groups on two sides: {len(_on_two_sides(placed, 'group'))}; {duplicates}"]
+    lines = [f"groups on two sides: {len(on_two_sides(placed, 'group'))}; {duplicates}"]
     if unknown:
         lines.append(f"images whose subject is unknown: {unknown:,} of {len(images):,} (that is why it is optimistic)")
     return lines

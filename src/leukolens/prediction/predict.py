@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from leukolens.artifacts import PREDICTIONS_FILE, TEST, TRAIN, VALIDATION, Manifest, Predictions, Record, Splits
+from leukolens.data.leak_door import check_disjoint
 from leukolens.data.pixel_cache import PixelCache, cache_pixels
-from leukolens.data.splits import check_disjoint
 from leukolens.errors import LeakError, RunError
 from leukolens.models.compute import tune_allocator
 from leukolens.progress import progress

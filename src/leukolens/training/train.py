@@ -31,9 +31,9 @@ from leukolens.artifacts import (
     write_json,
     write_text,
 )
+from leukolens.data.leak_door import check_disjoint
 from leukolens.data.pixel_cache import PixelCache, cache_pixels
 from leukolens.data.preprocessing import Preprocessing
-from leukolens.data.splits import check_disjoint
 from leukolens.errors import RunError, SettingsError
 from leukolens.models.architectures import find_architecture
 from leukolens.models.classifier import Classifier, build_classifier
