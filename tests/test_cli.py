@@ -325,7 +325,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(cohort: Any, finetun
     assert again.returncode == 0, again.stderr
     assert len(pd.read_csv(tmp_path / "run" / "epochs.csv")) == 1 + 40
     assert "Traceback" not in errors
-    assert errors.splitlines()[-1] == "interrupted; the same command goes on where this one stopped"
+    assert errors.splitlines()[-1] == "interrupted; nothing half-written is left, give the same command to go on"
 
 
 # Every verb

@@ -12,6 +12,7 @@ from leukolens import pipeline
 from leukolens.artifacts import COMPARISON_FILE, Predictions, read_json
 from leukolens.errors import RunError, SettingsError, WeightsError
 from leukolens.pipeline import COMPARISON_RECORD_FILE, Comparison, compare
+from leukolens.prediction.predict import predict
 from leukolens.settings import CompareSettings, SplitSettings, TrainSettings
 from leukolens.training.finetuning import FineTuning
 
@@ -133,6 +134,16 @@ def test_predictions_of_another_run_are_made_anew(
     shutil.copy(runs[1] / "predictions.parquet", runs[0] / "predictions.parquet")
     compare(cohort.cells, tmp_path / "results", settings)
     assert Predictions.load(runs[0]).record["run_hash"] == read_json(runs[0] / "run.json")["run_hash"]
+
+
+def test_predictions_of_other_images_in_a_run_directory_are_made_anew(
+    compared: Comparison, cohort: Any, settings: CompareSettings, tmp_path: Path
+) -> None:
+    results = Path(shutil.copytree(compared.results, tmp_path / "results"))
+    run = results / "subject" / "timm_test_resnet"
+    predict(run, results, None, run, results / "cache")  # every image, over the predictions of the run's own test side
+    again = compare(cohort.cells, results, settings)
+    pd.testing.assert_frame_equal(again.table.drop(columns="images_per_second"), compared.table.drop(columns="images_per_second"))
 
 
 def test_another_seed_or_other_data_in_the_same_folder_is_refused(

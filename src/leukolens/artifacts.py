@@ -143,6 +143,11 @@ class Splits:
         rows = self.sides[self.sides["fold"] == fold]
         return pd.Series(rows["side"].to_numpy(), index=pd.Index(rows["image"]), name="side")
 
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the sorted rows."""
+        return hash_json(sorted(self.sides.itertuples(index=False, name=None)))
+
     def save(self, path: Path) -> None:
         """Write SPLITS_FILE."""
         write_table(self.sides, path, SPLITS_COLUMNS, self.record)
@@ -213,7 +218,7 @@ def read_table(path: Path, columns: Mapping[str, str]) -> tuple[pd.DataFrame, Re
             f"{path} cannot be read.",
             expected="a Parquet file written by leukolens",
             received=str(error).splitlines()[0],
-            remedy="delete it and run the verb that writes it again",
+            remedy="run the verb that writes it again, or name the right file (another tool's table must end in .csv)",
         ) from error
     missing = [name for name in columns if name not in table.column_names]
     metadata = table.schema.metadata or {}

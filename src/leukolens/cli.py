@@ -41,11 +41,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Train, compare and honestly evaluate image classifiers of leukemia cells (ALL against HEM). "
     "Research software, not a medical device.",
-    epilog="Start with `leukolens compare FOLDER --out RESULTS`, or `leukolens phantom demo` for synthetic cells.",
+    epilog="Start with `leukolens compare FOLDER --out RESULTS`, or `leukolens phantom phantom-cells` for synthetic ones.",
 )
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
-Config = Annotated[Path | None, typer.Option(help="YAML file of settings; flags go before it.", exists=True, dir_okay=False)]
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings; a flag outweighs it.", exists=True, dir_okay=False)]
 Seed = Annotated[int | None, typer.Option(help="Seed of every random choice. [default: 0]")]
 Names = Annotated[str | None, typer.Option(help="Positive class or classes: NAME[,NAME…]. [default: ALL, where there is one]")]
 Canvas = Annotated[str | None, typer.Option(help="Common canvas, HEIGHTxWIDTH. [default: the most common size]")]
@@ -79,7 +79,7 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")] = False,
 ) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -111,7 +111,7 @@ def split(
     manifest: Manifests,
     strategy: Annotated[SplitStrategy | None, typer.Option(help="How to split. [default: subject]")] = None,
     fractions: Fractions = None,
-    folds: Annotated[int | None, typer.Option(help="k of a k-fold split (subject, image).")] = None,
+    folds: Annotated[int | None, typer.Option(help="k, 3 or more: one part tests, one validates, k-2 train.")] = None,
     split_file: SplitFile = None,
     seed: Seed = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to. [default: the manifest's]")] = None,
@@ -133,7 +133,7 @@ def train(
     manifest: Manifests,
     arch: Annotated[str | None, typer.Option(help="Architecture, or `timm:<name>`. [default: resnet50]")] = None,
     splits: Annotated[Path | None, typer.Option(help="splits.parquet. [default: beside the manifest]")] = None,
-    out: Out = DEFAULT_OUT / "run",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory. [default: run, beside the manifest]")] = None,
     weights: Weights = None,
     weights_dir: WeightsDir = None,
     epochs: Epochs = None,
@@ -150,10 +150,11 @@ def train(
     from leukolens.training import train as training
 
     flags = {"architecture": arch, "weights": weights, "weights_dir": weights_dir, "batch_size": batch_size,
-             "finetune_epochs": 0 if head_only else epochs, "input_px": input_px, "fold": fold, "seed": seed,
+             "finetune_epochs": _epochs(epochs, head_only), "input_px": input_px, "fold": fold, "seed": seed,
              "device": device, "precision": precision}  # fmt: skip
     settings = _settings(TrainSettings, config, flags)
     folder = manifest if manifest.is_dir() else manifest.parent
+    out = out or folder / "run"
     run = training.train(manifest, splits or folder, out, settings, folder / training.CACHE_FOLDER)
     typer.echo(f"validation balanced accuracy {run.record['validation_balanced_accuracy']:.3f} "
                f"({run.record['best_phase']}, epoch {run.record['best_epoch']})")  # fmt: skip
@@ -165,7 +166,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Run directory written by train.")],
     manifest: Manifests,
     splits: Annotated[Path | None, typer.Option(help="splits.parquet. [default: beside the manifest]")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Score every image of a data set that the run was not made of.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Score every image, of other data too; needs --out.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to. [default: the run's]")] = None,
 ) -> None:
     """Score the validation and test images with a trained run."""
@@ -183,7 +184,10 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to. [default: beside]")] = None,
     positive: Names = None,
 ) -> None:
-    """Measure predictions: accuracy, sensitivity, specificity, F1, MCC, AUROC and the rest, per side."""
+    """Measure predictions: accuracy, sensitivity, specificity, F1, MCC, AUROC and the rest, per side.
+
+    In a CSV, y_score is the probability of the class that --positive names (ALL, or 1, where it is left out).
+    """
     from leukolens.evaluation import evaluate as evaluation
 
     folder = out or (predictions if predictions.is_dir() else predictions.parent)
@@ -237,7 +241,7 @@ def compare(
         "index": _index_flags(positive, canvas, strict),
         "split": {"fractions": _numbers(fractions), "file": split_file, "seed": seed,
                   "strategy": "file" if split_file else None},
-        "train": {"weights": weights, "weights_dir": weights_dir, "finetune_epochs": 0 if head_only else epochs,
+        "train": {"weights": weights, "weights_dir": weights_dir, "finetune_epochs": _epochs(epochs, head_only),
                   "batch_size": batch_size, "input_px": input_px, "seed": seed, "device": device, "precision": precision},
     }  # fmt: skip
     compared = pipeline.compare(directory, out, _settings(CompareSettings, config, flags))
@@ -245,7 +249,7 @@ def compare(
     _say_written(out / "comparison.csv", compared.report)
 
 
-@app.command(epilog="Example: `leukolens phantom demo --cells 240`")
+@app.command(epilog="Example: `leukolens phantom phantom-cells --cells 240`")
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder to write the data set into.")],
     cells: Annotated[int | None, typer.Option(help="Training cells. [default: 240]")] = None,
@@ -273,7 +277,7 @@ def main() -> None:
         sys.exit(EXIT_ERROR)
     except SystemExit as stopped:  # Typer itself turns Ctrl-C into this status
         if stopped.code == EXIT_INTERRUPTED:
-            typer.echo("interrupted; the same command goes on where this one stopped", err=True)
+            typer.echo("interrupted; nothing half-written is left, give the same command to go on", err=True)
         raise
 
 
@@ -325,6 +329,12 @@ def _merge(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
         elif value is not None:
             merged[name] = value
     return merged
+
+
+def _epochs(epochs: int | None, head_only: bool) -> int | None:
+    if head_only and epochs:
+        raise typer.BadParameter("--head-only means --epochs 0: give one of them")
+    return 0 if head_only else epochs
 
 
 def _index_flags(positive: str | None, canvas: str | None, strict: bool | None) -> dict[str, Any]:

@@ -142,7 +142,8 @@ def _predict_once(run: Run, manifest: Manifest, splits: Splits, cache_folder: Pa
     path = run.folder / PREDICTIONS_FILE
     if path.is_file():
         predictions = Predictions.load(path)
-        if predictions.record["run_hash"] == run.record["run_hash"]:
+        made_of = (run.record["run_hash"], manifest.content_hash, splits.content_hash)
+        if made_of == tuple(predictions.record.get(name) for name in ("run_hash", "manifest_hash", "splits_hash")):
             return predictions
     return predict(run, manifest, splits, cache_dir=cache_folder)
 

@@ -65,6 +65,8 @@ class SplitSettings(Settings):
             raise ValueError("strategy 'file' and a split file go together: give both or neither")
         if self.folds is not None and self.strategy not in ("subject", "image"):
             raise ValueError(f"folds exist for 'subject' and 'image' only, received strategy {self.strategy!r}")
+        if self.folds is not None and "fractions" in self.model_fields_set:
+            raise ValueError("folds and fractions exclude each other: k folds give k-2, 1 and 1 parts")
         return self
 
 

@@ -214,7 +214,7 @@ def test_positive_that_cannot_be(tmp_path: Path, positive: tuple[str, ...], what
         find_layout(tmp_path, positive)
     assert (caught.value.what, caught.value.received) == (what, received)
     assert caught.value.expected == "one or more, not all, of the classes Benign, Pro"
-    assert caught.value.remedy == "name the positive class: --positive Pro"
+    assert caught.value.remedy == "name the class or classes that mean disease: --positive NAME[,NAME…]"
 
 
 def test_name_against_folder(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_download_with_a_wrong_hash_raises_and_leaves_nothing(server: tuple[str,
         fetch(f"{address}/{name}", checkpoints, "AlexNet")
     assert 'invalid hash value (expected "0123abcd"' in caught.value.received
     assert f"{address}/{name}" in caught.value.expected
-    assert f"put it at {checkpoints / name}" in caught.value.remedy
+    assert f"put that file, from elsewhere, at {checkpoints / name}" in caught.value.remedy
     assert list(checkpoints.iterdir()) == []
 
 
@@ -321,8 +321,8 @@ def test_unreachable_address_raises_within_seconds_naming_address_file_and_place
     assert caught.value.expected == f"an answer from {nobody}/vgg16-0123abcd.pth"
     assert "Connection refused" in caught.value.received
     assert caught.value.remedy == (
-        f"download that file elsewhere and put it at {checkpoints / 'vgg16-0123abcd.pth'};"
-        " or pass --weights-dir, or --weights none"
+        f"put that file, from elsewhere, at {checkpoints / 'vgg16-0123abcd.pth'};"
+        " or pass --weights-dir, or --weights available to go on without"
     )
 
 
@@ -353,7 +353,7 @@ def test_unreachable_weights_of_timm_raise_and_name_address_and_cache(hugging_fa
     with pytest.raises(WeightsError) as caught:
         find_weights(TINY, TrainSettings())
     assert caught.value.expected.startswith(f"an answer from {hugging_face_is_nobody}/timm/test_resnet")
-    assert "put it at the Hugging Face cache " in caught.value.remedy
+    assert "at the Hugging Face cache " in caught.value.remedy
 
 
 def test_network_without_published_weights_raises() -> None:

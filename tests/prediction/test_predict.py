@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from leukolens.artifacts import Manifest, Predictions, Splits, read_json
 from leukolens.data.manifest import index
 from leukolens.data.pixel_cache import PixelCache
 from leukolens.data.splits import split
-from leukolens.errors import LeakError, RunError
+from leukolens.errors import LeakError, RunError, SettingsError
 from leukolens.models.classifier import Classifier
 from leukolens.prediction.predict import predict
 from leukolens.settings import SplitSettings, TrainSettings
@@ -75,6 +76,8 @@ def test_what_is_returned_is_what_is_written(finetuned_run: Run, cohort: Any, tm
         "trained_on": "nothing: random weights",
         "split_label": "split by subject",
         "optimistic": False,
+        "manifest_hash": cohort.manifest.content_hash,
+        "splits_hash": cohort.splits.content_hash,
     }
     assert list(written.table.columns) == COLUMNS
     np.testing.assert_array_equal(scores_of(written.table), scores_of(predictions.table))
@@ -278,3 +281,17 @@ def test_other_cells_of_a_seen_subject_are_no_test_without_splits(cohort: Any, t
     assert images.loc[left_out, "subject"] in set(images.loc[sides.index[sides == "train"], "subject"])
     assert table.loc[left_out, "side"] == "train"
     assert set(table.loc[sides.index[sides == "test"], "side"]) == {"test"}
+
+
+def test_predictions_of_a_whole_data_set_do_not_replace_those_of_the_run(head_run: Run, cohort: Any) -> None:
+    with pytest.raises(SettingsError, match="need a folder of their own") as caught:
+        predict(head_run, cohort.manifest, None, None, cohort.cache)
+    assert caught.value.remedy == "give --out"
+
+
+def test_weights_that_are_cut_short_are_named(head_run: Run, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(head_run.folder, tmp_path / "copy"))
+    whole = (copy / "weights.safetensors").read_bytes()
+    (copy / "weights.safetensors").write_bytes(whole[:1000])
+    with pytest.raises(RunError, match="weights.safetensors cannot be loaded"):
+        Run.load(copy).classifier()

@@ -566,7 +566,7 @@ def _bad_positive(what: str, present: Sequence[str], received: str) -> SettingsE
         what,
         expected=f"one or more, not all, of the classes {', '.join(shown(name) for name in present)}",
         received=received,
-        remedy=f"name the positive class: --positive {shown(present[-1])}",
+        remedy="name the class or classes that mean disease: --positive NAME[,NAME…]",
     )
 
 

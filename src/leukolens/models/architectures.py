@@ -118,9 +118,10 @@ FIVE_ARCHITECTURES = tuple(row.name for row in _ROWS if row.source_document_accu
 
 def find_architecture(name: str) -> Architecture:
     """Look a name up in the table, or make a row of `timm:<name>`; raises SettingsError naming what there is."""
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
     builder = name.removeprefix(TIMM_PREFIX)
+    known = ARCHITECTURES.get(builder)
+    if known is not None and (name == builder or known.library == "timm"):
+        return known
     if name.startswith(TIMM_PREFIX) and _timm_knows(builder):
         return Architecture(name=name, display_name=builder, library="timm", builder=builder, cpu_bf16_pays=False)
     raise SettingsError(

@@ -284,7 +284,7 @@ def _unreachable(url: str, place: str, display_name: str, received: str) -> Weig
         f"The pretrained weights of {display_name} cannot be downloaded.",
         expected=f"an answer from {url}",
         received=received,
-        remedy=f"download that file elsewhere and put it at {place}; or pass --weights-dir, or --weights none",
+        remedy=f"put that file, from elsewhere, at {place}; or pass --weights-dir, or --weights available to go on without",
     )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from leukolens.artifacts import PREDICTIONS_FILE, TEST, TRAIN, VALIDATION, Manifest, Predictions, Record, Splits
 from leukolens.data.leak_door import check_disjoint
 from leukolens.data.pixel_cache import PixelCache, cache_pixels
-from leukolens.errors import LeakError, RunError
+from leukolens.errors import LeakError, RunError, SettingsError
 from leukolens.models.compute import tune_allocator
 from leukolens.progress import progress
 from leukolens.training.features import FeatureExtractor, frozen_features, to_levels
@@ -52,7 +52,7 @@ def predict(
         splits: the run's own splits; None scores every image of the manifest as side "test", but cells that the run was
             trained or validated on (found by their pixels, in the run's own data also by their subject group) keep
             those sides.
-        out: a folder to write predictions.parquet into; None means the run's folder.
+        out: a folder to write predictions.parquet into; None means the run's folder, which takes its own splits only.
         cache_dir: where pixels are cached; None means `cache` beside the run's folder.
 
     Raises:
@@ -65,11 +65,18 @@ def predict(
     if splits is not None and not isinstance(splits, Splits):
         splits = Splits.load(Path(splits))
     _check_classes(run, manifest)
+    if splits is None and out is None:
+        raise SettingsError(
+            "Predictions of a whole data set need a folder of their own.",
+            expected="a folder to write to",
+            received="none, which would replace the predictions of the run's own test side",
+            remedy="give --out",
+        )
     rows = _rows_to_score(run, manifest, splits)
     cache_folder = cache_dir or run.folder.parent / CACHE_FOLDER
     cache = cache_pixels(_on_canvas_of(run, manifest), cache_folder, run.preprocessing.input_px)
     scored = _score(run, cache, cache.rows_of(list(rows["image"])), cache_folder)
-    predictions = Predictions(_table(rows, scored.logits, run), _record(run, scored))
+    predictions = Predictions(_table(rows, scored.logits, run), _record(run, manifest, splits, scored))
     predictions.save(Path(out or run.folder) / PREDICTIONS_FILE)
     return predictions
 
@@ -177,12 +184,14 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return shares
 
 
-def _record(run: Run, scored: Scored) -> Record:
+def _record(run: Run, manifest: Manifest, splits: Splits | None, scored: Scored) -> Record:
     names = ("classes", "positive", "architecture", "display_name", "synthetic", "run_hash")
     return {
         **{name: run.record[name] for name in names},
         "trained_on": run.record["weights"]["trained_on"],
-        "split_label": run.record["split"]["label"],
+        "split_label": run.record["split"]["label"] if splits else f"all images of {manifest.root.name}",
         "optimistic": run.record["split"]["optimistic"],
+        "manifest_hash": manifest.content_hash,
+        "splits_hash": splits.content_hash if splits else None,
         "images_per_second": scored.images_per_second,
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from leukolens.artifacts import RUN_FILE, WEIGHTS_FILE, Record, read_json
@@ -65,7 +66,15 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             backbone = Backbone(architecture, self.preprocessing.input_px)
         classifier = Classifier(backbone, self.preprocessing, len(self.record["classes"]), self.settings.dropout)
-        classifier.load_state_dict(load_file(self.folder / WEIGHTS_FILE))
+        try:
+            classifier.load_state_dict(load_file(self.folder / WEIGHTS_FILE))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise RunError(
+                f"{self.folder / WEIGHTS_FILE} cannot be loaded.",
+                expected="the weights of the network that run.json describes",
+                received=str(error).splitlines()[0],
+                remedy="copy the run directory again, or train anew into another one",
+            ) from error
         return classifier.eval()
 
     def training_images(self) -> pd.DataFrame:

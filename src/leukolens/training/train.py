@@ -80,7 +80,7 @@ class Task:
         return {
             "settings": self.settings.model_dump(mode="json", exclude={"weights_dir", "weights", "device"}),
             "manifest": self.manifest.content_hash,
-            "splits": hash_json(sorted(self.splits.sides.itertuples(index=False, name=None))),
+            "splits": self.splits.content_hash,
             "weights": self.weights.sha256 or self.weights.origin,
             "preprocessing": self.preprocessing.to_record(),
             "precision": self.compute.precision,
