@@ -143,7 +143,8 @@ def test_predictions_of_other_images_in_a_run_directory_are_made_anew(
     run = results / "subject" / "timm_test_resnet"
     predict(run, results, None, run, results / "cache")  # every image, over the predictions of the run's own test side
     again = compare(cohort.cells, results, settings)
-    pd.testing.assert_frame_equal(again.table.drop(columns="images_per_second"), compared.table.drop(columns="images_per_second"))
+    tables = [comparison.table.drop(columns="images_per_second") for comparison in (again, compared)]
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_another_seed_or_other_data_in_the_same_folder_is_refused(

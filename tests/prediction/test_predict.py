@@ -293,5 +293,5 @@ def test_weights_that_are_cut_short_are_named(head_run: Run, tmp_path: Path) -> 
     copy = Path(shutil.copytree(head_run.folder, tmp_path / "copy"))
     whole = (copy / "weights.safetensors").read_bytes()
     (copy / "weights.safetensors").write_bytes(whole[:1000])
-    with pytest.raises(RunError, match="weights.safetensors cannot be loaded"):
+    with pytest.raises(RunError, match=r"weights\.safetensors cannot be loaded"):
         Run.load(copy).classifier()
