@@ -120,6 +120,11 @@ class Manifest:
         write_table(self.images, path, MANIFEST_COLUMNS, self.record)
 
     @classmethod
+    def of(cls, manifest: Manifest | Path | str) -> Manifest:
+        """Take a manifest as it is, or read it."""
+        return manifest if isinstance(manifest, Manifest) else cls.load(Path(manifest))
+
+    @classmethod
     def load(cls, path: Path) -> Manifest:
         """Read MANIFEST_FILE; `path` is the file or the folder that holds it."""
         return cls(*read_table(_in_folder(path, MANIFEST_FILE), MANIFEST_COLUMNS))
@@ -151,6 +156,11 @@ class Splits:
     def save(self, path: Path) -> None:
         """Write SPLITS_FILE."""
         write_table(self.sides, path, SPLITS_COLUMNS, self.record)
+
+    @classmethod
+    def of(cls, splits: Splits | Path | str) -> Splits:
+        """Take splits as they are, or read them."""
+        return splits if isinstance(splits, Splits) else cls.load(Path(splits))
 
     @classmethod
     def load(cls, path: Path) -> Splits:

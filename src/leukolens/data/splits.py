@@ -75,7 +75,7 @@ def split(
         SplitError: the manifest has not what the strategy needs: subjects, folds, enough groups of each class.
         LeakError: a group or a duplicate would stand on two sides.
     """
-    data = manifest if isinstance(manifest, Manifest) else Manifest.load(Path(manifest))
+    data = Manifest.of(manifest)
     plan = _PLANNERS[settings.strategy](images_of(data), data.classes, settings)
     record: Record = {
         "strategy": settings.strategy,

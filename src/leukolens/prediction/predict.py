@@ -56,14 +56,13 @@ def predict(
         cache_dir: where pixels are cached; None means `cache` beside the run's folder.
 
     Raises:
-        RunError: the manifest has other classes or a canvas other than the run's.
+        RunError: the manifest has other classes than the run.
+        SettingsError: neither splits nor a folder for the predictions were given.
         LeakError: an image of the test side was in the run's training or validation.
     """
     tune_allocator()
     run = run if isinstance(run, Run) else Run.load(run)
-    manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(Path(manifest))
-    if splits is not None and not isinstance(splits, Splits):
-        splits = Splits.load(Path(splits))
+    manifest, splits = Manifest.of(manifest), None if splits is None else Splits.of(splits)
     _check_classes(run, manifest)
     if splits is None and out is None:
         raise SettingsError(
@@ -170,18 +169,12 @@ def _score_frozen(run: Run, cache: PixelCache, rows: NDArray[np.int64], cache_fo
 
 def _table(rows: pd.DataFrame, logits: NDArray[np.float32], run: Run) -> pd.DataFrame:
     classes, positive = run.record["classes"], run.record["positive"]
-    scores = _softmax(logits.astype(np.float64))
+    scores = torch.from_numpy(logits).double().softmax(dim=1).numpy()
     of_positive = scores[:, [classes.index(name) for name in positive]].sum(axis=1) if positive else np.nan
     table = rows[["image", "subject", "group", "fold", "side"]].assign(
         y_true=rows["label"], y_pred=np.array(classes)[scores.argmax(axis=1)], y_score=np.clip(of_positive, 0, 1)
     )
     return table.assign(**{f"score_{name}": scores[:, index] for index, name in enumerate(classes)})
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return shares
 
 
 def _record(run: Run, manifest: Manifest, splits: Splits | None, scored: Scored) -> Record:

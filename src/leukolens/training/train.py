@@ -131,8 +131,7 @@ def train(
 def _prepare(
     manifest: Manifest | Path | str, splits: Splits | Path | str, out: Path, settings: TrainSettings, cache_dir: Path | None
 ) -> Task:
-    manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(Path(manifest))
-    splits = splits if isinstance(splits, Splits) else Splits.load(Path(splits))
+    manifest, splits = Manifest.of(manifest), Splits.of(splits)
     check_disjoint(manifest, splits)
     if settings.fold >= splits.record["folds"]:
         raise SettingsError(
