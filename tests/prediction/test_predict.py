@@ -295,3 +295,11 @@ def test_weights_that_are_cut_short_are_named(head_run: Run, tmp_path: Path) -> 
     (copy / "weights.safetensors").write_bytes(whole[:1000])
     with pytest.raises(RunError, match=r"weights\.safetensors cannot be loaded"):
         Run.load(copy).classifier()
+
+
+def test_scores_of_drawn_cells_are_marked_synthetic_whatever_the_run_was_made_of(
+    head_run: Run, cohort: Any, tmp_path: Path
+) -> None:
+    drawn = Manifest(cohort.manifest.images, {**cohort.manifest.record, "synthetic": True})
+    assert head_run.record["synthetic"] is False
+    assert predict(head_run, drawn, cohort.splits, tmp_path, cohort.cache).record["synthetic"] is True

@@ -124,7 +124,11 @@ def _row_of_run(run: Record, predictions: Record, name: str) -> Record:
         "architecture": run.get("architecture") or predictions.get("architecture") or name,
         "display_name": run.get("display_name") or predictions.get("display_name") or name,
         "trained_on": weights.get("trained_on") or predictions.get("trained_on") or "unknown",
-        **{key: run.get(key) for key in ("phase", "parameters", "train_seconds", "images_per_second", "epochs")},
+        "phase": run.get("best_phase"),
+        "epochs": run.get("best_epoch"),
+        "parameters": run.get("parameters"),
+        "train_seconds": run.get("train_seconds"),
+        "images_per_second": predictions.get("images_per_second"),
         "source_document_accuracy": None,
     }
 
