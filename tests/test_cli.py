@@ -22,7 +22,7 @@ from leukolens import cli
 from leukolens.artifacts import Manifest, Predictions, Splits, hash_file, read_json
 from leukolens.training.runs import Run
 
-VERBS = ["index", "split", "train", "predict", "evaluate", "report", "compare", "phantom"]
+VERBS = ["index", "split", "train", "predict", "evaluate", "report", "compare", "crossval", "phantom"]
 SLOW_LIBRARIES = ["torch", "torchvision", "timm", "lightning", "sklearn", "pandas", "numpy", "pyarrow", "matplotlib", "PIL"]
 TINY = {"weights": "none", "input_px": 32, "head_epochs": 20, "finetune_epochs": 1, "batch_size": 8, "device": "cpu"}
 SECONDS_TO_WAIT = 120
@@ -356,15 +356,17 @@ def test_every_verb_from_synthetic_cells_to_a_report(run_leukolens: Leukolens, t
     succeed("report", run)
     assert "test_resnet" in (run / "report.html").read_text()
 
-    both = write_config(tmp_path / "both.yaml", {"protocol": "both", "train": TINY})
+    short = {"folds": 3, "repeats": 2, "evaluate": {"resamples": 200}}
+    both = write_config(tmp_path / "both.yaml", {"protocol": "both", "train": TINY, **short})
     command = ("compare", cells, *architectures, "--config", both, "--out", tmp_path / "results")
     shown = succeed(*command)
     assert "split by subject" in shown
     assert "split by image: optimistic" in shown
     table = pd.read_csv(tmp_path / "results" / "comparison.csv")
-    assert table["display_name"].tolist() == ["test_resnet", "test_efficientnet"] * 2
-    assert table["is_best"].groupby(table["protocol"]).sum().tolist() == [1, 1]
-    assert (table["weights"].str.contains("random weights")).all()
+    networks = table[table["kind"] == "network"]
+    assert networks["display_name"].tolist() == ["test_resnet", "test_efficientnet"] * 4
+    assert table["is_best"].groupby(table["study"]).sum().tolist() == [1, 1, 1, 1]
+    assert (networks["weights"].str.contains("random weights")).all()
     report = (tmp_path / "results" / "report.html").read_text()
     for word in ("test_resnet", "test_efficientnet", "split by image: optimistic", "ynthetic"):
         assert word in report
@@ -372,6 +374,17 @@ def test_every_verb_from_synthetic_cells_to_a_report(run_leukolens: Leukolens, t
     compared = tmp_path / "results" / "subject" / "timm_test_resnet"
     scores = [Predictions.load(folder).table for folder in (run, compared)]
     pd.testing.assert_frame_equal(*scores)
+
+    assert "cross-validated by subject" in succeed("crossval", step, *architectures, "--config", write_config(
+        tmp_path / "crossval.yaml", {**short, "train": {**TINY, "finetune_epochs": 0}}))  # fmt: skip
+    assert (step / "crossvalidated" / "report.html").is_file()
+
+    # Another tool's scores get the same page.
+    scores = tmp_path / "other.csv"
+    table = Predictions.load(compared).table
+    table[table["side"] == "test"][["image", "subject", "y_true", "y_score"]].to_csv(scores, index=False)
+    succeed("evaluate", scores, "--out", tmp_path / "other")
+    succeed("report", tmp_path / "other")
 
     # The same command again reads what there is, and makes the same table.
     weights = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("weights.safetensors")}

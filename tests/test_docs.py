@@ -15,7 +15,7 @@ import typer
 import yaml
 from nbclient import NotebookClient
 
-from leukolens.artifacts import MANIFEST_COLUMNS, PREDICTIONS_COLUMNS, SPLITS_COLUMNS
+from leukolens.artifacts import MANIFEST_COLUMNS, PREDICTIONS_COLUMNS, PREDICTIONS_OPTIONAL_COLUMNS, SPLITS_COLUMNS
 from leukolens.cli import app
 from leukolens.data.layouts import KNOWN_LAYOUTS
 from leukolens.evaluation.evaluate import evaluate
@@ -124,6 +124,7 @@ def test_no_machine_is_named(document: Path) -> None:
         ("### `manifest.parquet`", list(MANIFEST_COLUMNS)),
         ("### `splits.parquet`", list(SPLITS_COLUMNS)),
         ("## `predictions.parquet`", [*PREDICTIONS_COLUMNS, "score_<class>"]),
+        ("These may stand beside them, and are absent where nobody filled them:", list(PREDICTIONS_OPTIONAL_COLUMNS)),
     ],
 )
 def test_column_tables_list_every_column_in_order(heading: str, columns: list[str]) -> None:

@@ -8,20 +8,27 @@ import pandas as pd
 import pytest
 
 from cohort import build_cohort
-from leukolens import pipeline
+from leukolens import pipeline, study
 from leukolens.artifacts import COMPARISON_FILE, Predictions, read_json
 from leukolens.errors import RunError, SettingsError, WeightsError
-from leukolens.pipeline import COMPARISON_RECORD_FILE, Comparison, compare
+from leukolens.evaluation import evaluate
+from leukolens.pipeline import COMPARISON_RECORD_FILE, Comparison, compare, crossval
 from leukolens.prediction.predict import predict
-from leukolens.settings import CompareSettings, SplitSettings, TrainSettings
+from leukolens.settings import CompareSettings, CrossvalSettings, EvaluateSettings, SplitSettings, TrainSettings
 from leukolens.training.finetuning import FineTuning
 
 ARCHITECTURES = ("timm:test_resnet", "timm:test_efficientnet")
 
 
-def runs_of(results: Path) -> list[Path]:
-    """Run directories in the order of the table."""
-    return [results / row["run"] for row in read_json(results / COMPARISON_RECORD_FILE)["rows"]]
+STUDIES = ["crossval/subject", "crossval/image", "subject", "image"]
+MODELS = ["timm_test_resnet", "timm_test_efficientnet"]
+BASELINES = ["baseline_majority", "baseline_area", "baseline_area_colour", *(f"baseline_features_{name}" for name in MODELS)]
+
+
+def folders_of(results: Path, trained: bool = False) -> list[Path]:
+    """Folders of all models, or of the trained networks, in the order of the table."""
+    rows = read_json(results / COMPARISON_RECORD_FILE)["rows"]
+    return [results / row["run"] for row in rows if not trained or (results / row["run"] / "run.json").is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +36,10 @@ def settings() -> CompareSettings:
     train = TrainSettings(
         weights="none", input_px=32, head_epochs=20, finetune_epochs=2, batch_size=8, device="cpu", precision="fp32"
     )
-    return CompareSettings(architectures=ARCHITECTURES, protocol="both", train=train)
+    return CompareSettings(
+        architectures=ARCHITECTURES, protocol="both", train=train, folds=3, repeats=2, tta=True,
+        evaluate=EvaluateSettings(resamples=200),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,31 +56,88 @@ def test_results_folder_holds_one_run_per_protocol_and_network(compared: Compari
     ]  # fmt: skip
     for run in runs:
         assert {path.name for path in (results / run).iterdir()} == {
-            "epochs.csv", "key.json", "metrics.json", "predictions.parquet", "run.json", "training_images.csv",
-            "weights.safetensors",
+            "decision.json", "epochs.csv", "foreign.csv", "key.json", "metrics.json", "model_card.md", "outliers.safetensors",
+            "predictions.parquet", "run.json", "training_images.csv", "weights.safetensors",
         }  # fmt: skip
+    assert {"analysis.json", "splits.parquet"} <= {path.name for path in (results / "subject").iterdir()}
+    assert {"analysis.json", "splits-0.parquet", "splits-1.parquet"} <= {
+        path.name for path in (results / "crossval" / "image").iterdir()
+    }
+    assert {"leak.json", "data_sheet.md", "comparison.csv"} <= {path.name for path in results.iterdir()}
     assert compared.report == results / "report.html"
     assert compared.report.is_file()
-    # Pixels are decoded once for all, features computed once per network and shared by the protocols.
+    # Pixels are decoded once for all, features computed once per network and view and shared by all studies.
     assert len(list((results / "cache").glob("pixels-*.npy"))) == 1
-    assert len(list((results / "cache").glob("features-*"))) == 2
+    assert len(list((results / "cache").glob("features-*"))) == 2 * 8
 
 
-def test_table_has_a_row_per_run_with_what_its_metrics_say(compared: Comparison) -> None:
+def test_every_study_has_networks_ensemble_and_baselines(compared: Comparison) -> None:
     table = compared.table
-    assert table["protocol"].tolist() == ["split by subject"] * 2 + ["split by image: optimistic"] * 2
-    assert table["architecture"].tolist() == [*ARCHITECTURES, *ARCHITECTURES]
+    assert list(dict.fromkeys(table["study"])) == STUDIES
+    for key, rows in table.groupby("study"):
+        seeds = ["ensemble_seeds"] if str(key).startswith("crossval") else []
+        augmented = [f"{name}+tta" for name in MODELS]
+        assert sorted(rows["model"]) == sorted([*MODELS, *augmented, "ensemble", *seeds, *BASELINES]), key
+        assert rows["test_images"].nunique() == 1
+
+
+def test_table_has_a_row_per_model_with_what_its_metrics_say(compared: Comparison) -> None:
+    table = compared.table
     written = pd.read_csv(compared.results / COMPARISON_FILE)
     assert list(written.columns) == list(table.columns)
-    for row, folder in zip(table.to_dict("records"), runs_of(compared.results), strict=True):
-        metrics, run = read_json(folder / "metrics.json"), read_json(folder / "run.json")
-        assert row["test_accuracy"] == metrics["sides"]["test"]["accuracy"]
-        assert row["parameters"] == run["parameters"]
-        assert row["train_seconds"] == run["train_seconds"]
+    for row, folder in zip(table.to_dict("records"), folders_of(compared.results), strict=True):
+        side = read_json(folder / "metrics.json")["sides"]["test"]
+        assert row["test_accuracy"] == side["accuracy"]
+        interval = side["intervals"]["intervals"]["auroc"]
+        assert interval is None or interval == [row["test_auroc_low"], row["test_auroc_high"]]
+        if (folder / "run.json").is_file():
+            run = read_json(folder / "run.json")
+            assert (row["parameters"], row["train_seconds"]) == (run["parameters"], run["train_seconds"])
+
+
+def test_cross_validation_scores_every_image_of_the_pool_once_per_repeat(compared: Comparison, cohort: Any) -> None:
+    for key in STUDIES[:2]:
+        for name in (*MODELS, "ensemble", "baseline_area_colour"):
+            table = Predictions.load(compared.results / key / name).table
+            test = table[table["side"] == "test"]
+            assert test.groupby("image")["repeat"].apply(sorted).map(tuple).eq((0, 1)).all()
+            assert len(test) == 2 * len(cohort.manifest.images)
+
+
+def test_leak_is_measured_on_the_same_cells(compared: Comparison, cohort: Any) -> None:
+    leak = read_json(compared.results / "leak.json")
+    assert leak["images"] == len(cohort.manifest.images)
+    table = compared.table.set_index(["study", "model"])["test_auroc"]
+    for row, name in zip(leak["rows"], MODELS, strict=True):
+        assert row["by_subject"] == pytest.approx(table["crossval/subject", name])
+        assert row["by_image"] == pytest.approx(table["crossval/image", name])
+        assert row["difference"] == pytest.approx(row["by_image"] - row["by_subject"])
+
+
+def test_without_folds_there_is_no_cross_validation(cohort: Any, settings: CompareSettings, tmp_path: Path) -> None:
+    train = settings.train.model_copy(update={"finetune_epochs": 0})
+    short = settings.model_copy(update={"folds": 0, "protocol": "image", "tta": False, "train": train})
+    compared = compare(cohort.cells, tmp_path, short)
+    assert set(compared.table["study"]) == {"image"}
+    assert not (tmp_path / "leak.json").exists()
+
+
+def test_cross_validation_of_a_manifest_has_a_results_folder_of_its_own(
+    compared: Comparison, cohort: Any, settings: CompareSettings, tmp_path: Path
+) -> None:
+    train = settings.train.model_copy(update={"finetune_epochs": 0})
+    wanted = CrossvalSettings(architectures=ARCHITECTURES, folds=3, repeats=2, train=train, evaluate=settings.evaluate)
+    made = crossval(cohort.results, tmp_path, wanted, compared.results / "cache")
+    assert made.report == tmp_path / "report.html"
+    assert made.report.is_file()
+    # The same recipe as that of the comparison gives the same scores.
+    both = [Predictions.load(results / "crossval/subject/timm_test_resnet").table for results in (tmp_path, compared.results)]
+    pd.testing.assert_frame_equal(*both)
 
 
 def test_best_network_is_chosen_on_validation(compared: Comparison) -> None:
-    for _, rows in compared.table.groupby("protocol"):
+    for _, rows in compared.table[compared.table["kind"] == "network"].groupby("study"):
+        rows = rows[~rows["tta"].astype(bool)]
         best = rows[rows["is_best"]]
         assert len(best) == 1
         assert best["validation_balanced_accuracy"].item() == rows["validation_balanced_accuracy"].max()
@@ -79,9 +146,8 @@ def test_best_network_is_chosen_on_validation(compared: Comparison) -> None:
 def test_record_says_what_was_compared(compared: Comparison, settings: CompareSettings) -> None:
     record = read_json(compared.results / COMPARISON_RECORD_FILE)
     assert CompareSettings.model_validate(record["settings"]) == settings
-    assert [row["run"] for row in record["rows"]] == [
-        "subject/timm_test_resnet", "subject/timm_test_efficientnet", "image/timm_test_resnet", "image/timm_test_efficientnet",
-    ]  # fmt: skip
+    runs = [row["run"] for row in record["rows"]]
+    assert {f"{study}/{name}" for study in STUDIES for name in MODELS} <= set(runs)
     assert record["title"] == "cells"
     assert record["seconds"] > 0
     assert record["peak_memory_gib"] > 0
@@ -89,7 +155,7 @@ def test_record_says_what_was_compared(compared: Comparison, settings: CompareSe
 
 def test_figures_of_the_source_document_stand_beside_real_cells_only(compared: Comparison) -> None:
     rows = read_json(compared.results / COMPARISON_RECORD_FILE)["rows"]
-    assert [row["source_document_accuracy"] for row in rows] == [None] * 4
+    assert {row["source_document_accuracy"] for row in rows} == {None}
 
 
 def test_same_call_trains_and_predicts_nothing_anew(
@@ -98,7 +164,9 @@ def test_same_call_trains_and_predicts_nothing_anew(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(pipeline, "predict", refuse)
+    for module, name in ((pipeline, "predict"), (pipeline, "foreign_scores"), (study, "ensemble"), (study, "shortcut_baseline"),
+                         (study, "compare_models"), (evaluate, "measure")):  # fmt: skip
+        monkeypatch.setattr(module, name, refuse)
     again = compare(cohort.cells, compared.results, settings)
     pd.testing.assert_frame_equal(again.table, compared.table)
 
@@ -122,7 +190,7 @@ def test_broken_comparison_goes_on_and_ends_like_an_unbroken_one(
     gone_on = compare(cohort.cells, tmp_path, settings)
     timed = ["train_seconds", "images_per_second"]
     pd.testing.assert_frame_equal(gone_on.table.drop(columns=timed), compared.table.drop(columns=timed))
-    for pair in zip(runs_of(tmp_path), runs_of(compared.results), strict=True):
+    for pair in zip(folders_of(tmp_path), folders_of(compared.results), strict=True):
         pd.testing.assert_frame_equal(*(Predictions.load(folder).table for folder in pair))
 
 

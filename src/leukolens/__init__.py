@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from leukolens.data.splits import split
     from leukolens.errors import LeukolensError
     from leukolens.evaluation.evaluate import evaluate
-    from leukolens.pipeline import Comparison, compare
+    from leukolens.pipeline import Comparison, compare, crossvalidate
     from leukolens.prediction.predict import predict
     from leukolens.reporting.html import report
     from leukolens.settings import (
         CompareSettings,
+        CrossvalSettings,
+        DecisionSettings,
+        EvaluateSettings,
         IndexSettings,
         PhantomSettings,
+        PredictSettings,
         SplitSettings,
         TrainSettings,
     )
@@ -38,10 +42,20 @@ _HOME = {
     "leukolens.data.splits": ("split",),
     "leukolens.errors": ("LeukolensError",),
     "leukolens.evaluation.evaluate": ("evaluate",),
-    "leukolens.pipeline": ("Comparison", "compare"),
+    "leukolens.pipeline": ("Comparison", "compare", "crossvalidate"),
     "leukolens.prediction.predict": ("predict",),
     "leukolens.reporting.html": ("report",),
-    "leukolens.settings": ("CompareSettings", "IndexSettings", "PhantomSettings", "SplitSettings", "TrainSettings"),
+    "leukolens.settings": (
+        "CompareSettings",
+        "CrossvalSettings",
+        "DecisionSettings",
+        "EvaluateSettings",
+        "IndexSettings",
+        "PhantomSettings",
+        "PredictSettings",
+        "SplitSettings",
+        "TrainSettings",
+    ),
     "leukolens.training.runs": ("Run",),
     "leukolens.training.train": ("train",),
 }
@@ -50,16 +64,21 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "CompareSettings",
     "Comparison",
+    "CrossvalSettings",
+    "DecisionSettings",
+    "EvaluateSettings",
     "IndexSettings",
     "LeukolensError",
     "Manifest",
     "PhantomSettings",
+    "PredictSettings",
     "Predictions",
     "Run",
     "SplitSettings",
     "Splits",
     "TrainSettings",
     "compare",
+    "crossvalidate",
     "evaluate",
     "index",
     "phantom",

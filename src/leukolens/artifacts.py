@@ -32,7 +32,14 @@ RUN_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
 EPOCHS_FILE = "epochs.csv"
 PREDICTIONS_FILE = "predictions.parquet"
+DECISION_FILE = "decision.json"
+OUTLIERS_FILE = "outliers.safetensors"
+FOREIGN_FILE = "foreign.csv"
 METRICS_FILE = "metrics.json"
+ANALYSIS_FILE = "analysis.json"
+LEAK_FILE = "leak.json"
+MODEL_CARD_FILE = "model_card.md"
+DATA_SHEET_FILE = "data_sheet.md"
 COMPARISON_FILE = "comparison.csv"
 COMPARISON_RECORD_FILE = "comparison.json"
 REPORT_FILE = "report.html"
@@ -73,11 +80,20 @@ PREDICTIONS_COLUMNS: Mapping[str, str] = {
     "image": "string",
     "subject": "string",
     "group": "string",
+    "repeat": "int16",  # which repetition of a cross-validation, with other folds and another seed; 0 elsewhere
     "fold": "int16",
     "side": "string",
     "y_true": "string",
     "y_pred": "string",
     "y_score": "float64",  # probability of the positive class or classes; null where none is named
+}
+# What may stand beside them: what abstention and subgroups need. A column that nobody filled is absent.
+PREDICTIONS_OPTIONAL_COLUMNS: Mapping[str, str] = {
+    "outlier_score": "float64",  # distance to the training cells / the largest accepted; above 1: unlike them, refused
+    "refusal": "string",  # why the model does not answer (`decision.rule`); null where it does
+    "area_px": "float64",  # foreground pixels of the cell, from the manifest
+    "optical_density": "float64",  # mean over the channels of -log10((mean + 1) / 256), from the manifest
+    "format": "string",  # of the image file, "BMP"
 }
 
 
@@ -172,8 +188,11 @@ class Splits:
 class Predictions:
     """Scores of one model for images with known labels: the only thing that `evaluation` reads.
 
-    `table` has PREDICTIONS_COLUMNS and one `score_<class>` column per class. `record` holds: `classes`, `positive`,
-    `architecture`, `display_name`, `trained_on`, `split_label`, `optimistic`, `synthetic`, `run_hash`.
+    `table` has PREDICTIONS_COLUMNS, one `score_<class>` column per class, and perhaps PREDICTIONS_OPTIONAL_COLUMNS.
+    `record` holds: `classes`, `positive`, `architecture`, `display_name`, `kind` ("network", "baseline", "ensemble";
+    None for another tool's), `trained_on`, `split_label`, `optimistic`, `synthetic`, `run_hash`, and `decisions`: for each
+    `repeat` and `fold` the `temperature` that the scores were divided by and the `threshold` that made y_pred, both
+    fitted on validation (empty where neither was).
     """
 
     table: pd.DataFrame
@@ -181,13 +200,16 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write PREDICTIONS_FILE."""
+        optional = {name: kind for name, kind in PREDICTIONS_OPTIONAL_COLUMNS.items() if name in self.table}
         scores = {f"score_{name}": "float64" for name in self.record["classes"]}
-        write_table(self.table, path, {**PREDICTIONS_COLUMNS, **scores}, self.record)
+        write_table(self.table, path, {**PREDICTIONS_COLUMNS, **optional, **scores}, self.record)
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
         """Read PREDICTIONS_FILE; `path` is the file or the folder that holds it."""
-        return cls(*read_table(_in_folder(path, PREDICTIONS_FILE), PREDICTIONS_COLUMNS))
+        table, record = read_table(_in_folder(path, PREDICTIONS_FILE), PREDICTIONS_COLUMNS)
+        optional = {name: kind for name, kind in PREDICTIONS_OPTIONAL_COLUMNS.items() if name in table}
+        return cls(table.astype(optional), record)
 
 
 @contextmanager

@@ -9,26 +9,25 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
 from leukolens.settings import (
     CompareSettings,
+    CrossvalSettings,
     Device,
+    EvaluateSettings,
     IndexSettings,
     PhantomSettings,
     Precision,
+    PredictSettings,
     Settings,
     SplitSettings,
     SplitStrategy,
     TrainSettings,
     WeightsPolicy,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.table import Table
 
 DEFAULT_OUT = Path("leukolens-out")
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
@@ -60,6 +59,14 @@ WeightsDir = Annotated[Path | None, typer.Option(help="Folder of safetensors wit
 Epochs = Annotated[int | None, typer.Option(help="Fine-tuning epochs at most; 0 keeps the backbone frozen. [default: 6]")]
 HeadOnly = Annotated[bool, typer.Option("--head-only", help="Frozen-feature phase only, the same as --epochs 0.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images per step. [default: 32]")]
+Aim = Annotated[
+    str | None,
+    typer.Option(help="What the threshold is chosen for on validation: balanced_accuracy, or sensitivity:0.95 (at least)."),
+]
+Tta = Annotated[bool | None, typer.Option("--tta", help="Also score the mean over 8 flips and quarter turns (8 times slower).")]
+Folds = Annotated[int | None, typer.Option(help="Folds of the cross-validation. [default: 5]")]
+Repeats = Annotated[int | None, typer.Option(help="Repetitions with other folds and another seed. [default: 3]")]
+Resamples = Annotated[int | None, typer.Option(help="Bootstrap resamples behind each interval. [default: 2000]")]
 InputPx = Annotated[int | None, typer.Option(help="Side of the network's input in pixels. [default: 224]")]
 OnDevice = Annotated[Device | None, typer.Option(help="Where to compute. [default: auto]")]
 InPrecision = Annotated[Precision | None, typer.Option(help="How to compute. [default: auto]")]
@@ -141,40 +148,58 @@ def train(
     batch_size: BatchSize = None,
     input_px: InputPx = None,
     fold: Annotated[int | None, typer.Option(help="Fold of a k-fold split. [default: 0]")] = None,
+    aim: Aim = None,
     seed: Seed = None,
     device: OnDevice = None,
     precision: InPrecision = None,
     config: Config = None,
 ) -> None:
-    """Train one network: a head on frozen features, then fine-tuning. Interrupted, the same command goes on."""
+    """Train one network: a head on frozen features, then fine-tuning. Interrupted, the same command goes on.
+
+    Temperature and threshold are fitted on validation and travel with the run. On a finished run another --aim fits only
+    them anew.
+    """
     from leukolens.training import train as training
 
     flags = {"architecture": arch, "weights": weights, "weights_dir": weights_dir, "batch_size": batch_size,
              "finetune_epochs": _epochs(epochs, head_only), "input_px": input_px, "fold": fold, "seed": seed,
-             "device": device, "precision": precision}  # fmt: skip
+             "device": device, "precision": precision, "decision": _aim(aim)}  # fmt: skip
     settings = _settings(TrainSettings, config, flags)
     folder = manifest if manifest.is_dir() else manifest.parent
     out = out or folder / "run"
     run = training.train(manifest, splits or folder, out, settings, folder / training.CACHE_FOLDER)
     typer.echo(f"validation balanced accuracy {run.record['validation_balanced_accuracy']:.3f} "
                f"({run.record['best_phase']}, epoch {run.record['best_epoch']})")  # fmt: skip
-    _say_written(out / "run.json", out / "weights.safetensors")
+    _say_written(out / "run.json", out / "weights.safetensors", out / "decision.json")
 
 
-@app.command(epilog="Example: `leukolens predict results/run results`")
+@app.command(
+    epilog="Examples: `leukolens predict results/run results` · "
+    "`leukolens predict results/run new --all --abstain 0.1 --out scores`"
+)
 def predict(
     run: Annotated[Path, typer.Argument(help="Run directory written by train.")],
     manifest: Manifests,
     splits: Annotated[Path | None, typer.Option(help="splits.parquet. [default: beside the manifest]")] = None,
     every: Annotated[bool, typer.Option("--all", help="Score every image, of other data too; needs --out.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to. [default: the run's]")] = None,
+    abstain: Annotated[
+        float | None,
+        typer.Option(help="Do not answer where more than this share of answers may be wrong, or the image is unlike a cell."),
+    ] = None,
+    tta: Annotated[bool | None, typer.Option("--tta", help="Mean over 8 flips and quarter turns; 8 times as long.")] = None,
+    device: OnDevice = None,
 ) -> None:
     """Score the validation and test images with a trained run."""
     from leukolens.prediction import predict as prediction
 
+    settings = _settings(PredictSettings, None, {"abstain": abstain, "tta": tta, "device": device})
     folder = manifest if manifest.is_dir() else manifest.parent
-    scored = prediction.predict(run, manifest, None if every else splits or folder, out, folder / "cache")
+    scored = prediction.predict(run, manifest, None if every else splits or folder, out, folder / "cache", settings)
     typer.echo(f"{len(scored.table)} images, {scored.record['images_per_second']:.1f} images/s")
+    if abstain is not None:
+        refused = scored.table["refusal"].value_counts()
+        typer.echo(f"not answered: {refused.sum()}" + "".join(f"\n  {count} {reason}" for reason, count in refused.items()))
     _say_written((out or run) / "predictions.parquet")
 
 
@@ -183,22 +208,29 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(help="predictions.parquet, or any CSV of image,subject,y_true,y_score.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to. [default: beside]")] = None,
     positive: Names = None,
+    resamples: Resamples = None,
+    seed: Seed = None,
+    config: Config = None,
 ) -> None:
-    """Measure predictions: accuracy, sensitivity, specificity, F1, MCC, AUROC and the rest, per side.
+    """Measure predictions: accuracy, sensitivity, specificity, F1, MCC, AUROC and the rest, with intervals over subjects.
 
     In a CSV, y_score is the probability of the class that --positive names (ALL, or 1, where it is left out).
     """
+    from leukolens import terminal
     from leukolens.evaluation import evaluate as evaluation
 
+    settings = _settings(EvaluateSettings, config, {"resamples": resamples, "seed": seed})
     folder = out or (predictions if predictions.is_dir() else predictions.parent)
-    metrics = evaluation.evaluate(predictions, folder, positive=_names(positive))
-    _print_metrics(metrics)
+    metrics = evaluation.evaluate(predictions, folder, positive=_names(positive), settings=settings)
+    terminal.print_metrics(metrics)
     _say_written(folder / "metrics.json")
 
 
 @app.command(epilog="Example: `leukolens report results`")
-def report(results: Annotated[Path, typer.Argument(help="Results folder written by compare.")]) -> None:
-    """Write the HTML report of a results folder again."""
+def report(
+    results: Annotated[Path, typer.Argument(help="Folder written by compare, crossval, train or evaluate.")],
+) -> None:
+    """Write the HTML report of a results folder, or of one metrics.json (of another tool's scores too)."""
     from leukolens.reporting import html
 
     _say_written(html.report(results))
@@ -227,13 +259,24 @@ def compare(
     head_only: HeadOnly = False,
     batch_size: BatchSize = None,
     input_px: InputPx = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Folds of the cross-validation on frozen features; 0 leaves it out. [default: 5]")
+    ] = None,
+    repeats: Repeats = None,
+    tta: Tta = None,
+    foreign: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER of images that are no such cells: how many are refused? Repeatable."),
+    ] = None,
+    aim: Aim = None,
+    resamples: Resamples = None,
     seed: Seed = None,
     device: OnDevice = None,
     precision: InPrecision = None,
     config: Config = None,
 ) -> None:
-    """Index, split, train every architecture, predict, evaluate and report. Interrupted, the same command goes on."""
-    from leukolens import pipeline
+    """Index, split, train and cross-validate every architecture, measure and report. Interrupted, the same command goes on."""
+    from leukolens import pipeline, terminal
 
     flags = {
         "architectures": tuple(arch) if arch else None,
@@ -242,11 +285,55 @@ def compare(
         "split": {"fractions": _numbers(fractions), "file": split_file, "seed": seed,
                   "strategy": "file" if split_file else None},
         "train": {"weights": weights, "weights_dir": weights_dir, "finetune_epochs": _epochs(epochs, head_only),
-                  "batch_size": batch_size, "input_px": input_px, "seed": seed, "device": device, "precision": precision},
+                  "batch_size": batch_size, "input_px": input_px, "seed": seed, "device": device, "precision": precision,
+                  "decision": _aim(aim)},
+        "evaluate": {"resamples": resamples, "seed": seed},
+        "folds": folds, "repeats": repeats, "tta": tta, "foreign": _named_folders(foreign),
     }  # fmt: skip
     compared = pipeline.compare(directory, out, _settings(CompareSettings, config, flags))
-    _print_comparison(compared.table)
+    terminal.print_comparison(compared.table)
     _say_written(out / "comparison.csv", compared.report)
+
+
+@app.command(epilog="Example: `leukolens crossval results --arch resnet50 --folds 5 --repeats 3`")
+def crossval(
+    manifest: Manifests,
+    arch: Annotated[list[str] | None, typer.Option(help="Architecture, repeatable. [default: the five]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Results folder. [default: crossvalidated, beside the manifest]")
+    ] = None,
+    strategy: Annotated[
+        Literal["subject", "image"] | None,
+        typer.Option("--strategy", "--split", help="Whole subjects, or images. [default: subject]"),
+    ] = None,
+    folds: Folds = None,
+    repeats: Repeats = None,
+    weights: Weights = None,
+    weights_dir: WeightsDir = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Fine-tuning epochs at most. [default: 0, heads on frozen features]")
+    ] = None,
+    tta: Tta = None,
+    aim: Aim = None,
+    resamples: Resamples = None,
+    seed: Seed = None,
+    device: OnDevice = None,
+    config: Config = None,
+) -> None:
+    """Cross-validate networks beside their baselines: out-of-fold scores, intervals, paired differences, a report."""
+    from leukolens import pipeline, terminal
+
+    flags = {
+        "architectures": tuple(arch) if arch else None, "strategy": strategy, "folds": folds, "repeats": repeats, "tta": tta,
+        "seed": seed, "evaluate": {"resamples": resamples, "seed": seed},
+        "train": {"weights": weights, "weights_dir": weights_dir, "finetune_epochs": epochs or 0, "device": device,
+                  "decision": _aim(aim)},
+    }  # fmt: skip
+    folder = manifest if manifest.is_dir() else manifest.parent
+    settings = _settings(CrossvalSettings, config, flags)
+    compared = pipeline.crossvalidate(manifest, out or folder / "crossvalidated", settings, folder / "cache")
+    terminal.print_comparison(compared.table)
+    _say_written(compared.results / "comparison.csv", compared.report)
 
 
 @app.command(epilog="Example: `leukolens phantom phantom-cells --cells 240`")
@@ -337,6 +424,21 @@ def _epochs(epochs: int | None, head_only: bool) -> int | None:
     return 0 if head_only else epochs
 
 
+def _aim(text: str | None) -> dict[str, Any]:
+    """Read "balanced_accuracy" or "sensitivity:0.95"."""
+    if text is None:
+        return {}
+    aim, _, least = text.partition(":")
+    return {"aim": aim, "sensitivity": least or None}
+
+
+def _named_folders(texts: list[str] | None) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts or []]
+    if bad := [name for name, _, folder in pairs if not name or not folder]:
+        raise typer.BadParameter(f"--foreign takes NAME=FOLDER, received {bad[0]!r}")
+    return {name: folder for name, _, folder in pairs}
+
+
 def _index_flags(positive: str | None, canvas: str | None, strict: bool | None) -> dict[str, Any]:
     return {"positive": _names(positive), "canvas_px": canvas.lower().split("x") if canvas else None, "strict": strict}
 
@@ -352,73 +454,6 @@ def _numbers(text: str | None) -> tuple[str, ...] | None:
 def _say_written(*paths: Path) -> None:
     for path in paths:
         typer.echo(f"written: {path}")
-
-
-def _print_metrics(metrics: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    sides = metrics["sides"]
-    table = Table(title=metrics["record"].get("split_label") or None)
-    table.add_column("metric")
-    for side in sides:
-        table.add_column(side, justify="right")
-    names = [name for name, value in next(iter(sides.values())).items() if isinstance(value, int | float)]
-    for name in names:
-        table.add_row(name, *(_figure(side.get(name)) for side in sides.values()))
-    Console().print(table)
-
-
-# Columns of the terminal table, narrow enough for 80 characters: heading and column of the comparison.
-_SHOWN = (
-    ("val.", "validation_balanced_accuracy"),
-    ("acc.", "test_accuracy"),
-    ("prec.", "test_precision_weighted"),
-    ("rec.", "test_recall_weighted"),
-    ("F1", "test_f1_weighted"),
-    ("bal.", "test_balanced_accuracy"),
-    ("AUROC", "test_auroc"),
-)
-_LEGEND = (
-    "In %, on the test images; val.: balanced accuracy on validation, by which * is the best; "
-    "precision, recall and F1 weighted by class; bal.: balanced accuracy."
-)
-
-
-def _print_comparison(table: pd.DataFrame) -> None:
-    from rich.console import Console
-
-    console = Console()
-    for protocol, rows in table.groupby("protocol", sort=False):
-        subjects = int(rows["test_subjects"].iloc[0])
-        of_subjects = f" of {subjects} subjects" if subjects else ", subjects unknown"
-        console.print(f"\n[bold]{protocol}[/] · {int(rows['test_images'].iloc[0])} test images{of_subjects}")
-        console.print(_protocol_table(rows))
-    console.print(_LEGEND, style="dim")
-    for name, weights in dict(zip(table["display_name"], table["weights"], strict=True)).items():
-        console.print(f"weights of {name}: {weights}", style="dim", markup=False)
-
-
-def _protocol_table(rows: pd.DataFrame) -> Table:
-    from rich.table import Table
-
-    # With three classes or more and no positive one named, the area is the mean over the classes.
-    macro = {"test_auroc": "test_auroc_macro_ovr"} if rows["test_auroc"].isna().all() else {}
-    columns = [macro.get(column, column) for _, column in _SHOWN]
-    shown = Table(box=None, padding=(0, 1, 0, 0))
-    for heading in ("network", *(heading for heading, _ in _SHOWN), "param.", "train", "img/s"):
-        shown.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
-    for row in rows.to_dict("records"):
-        figures = ["–" if row[column] != row[column] else f"{100 * row[column]:.1f}" for column in columns]
-        cost = [f"{row['parameters'] / 1e6:.1f}M", f"{row['train_seconds']:.0f}s", f"{row['images_per_second']:.0f}"]
-        shown.add_row(f"{row['display_name']}{' *' if row['is_best'] else ''}", *figures, *cost)
-    return shown
-
-
-def _figure(value: float | None) -> str:
-    if value is None or value != value:
-        return "–"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -81,6 +81,38 @@ class AugmentationSettings(Settings):
     """Standard deviation of a per-image offset on optical density."""
 
 
+class DecisionSettings(Settings):
+    """What is fitted on validation after training: temperature, threshold, and what the model refuses to judge."""
+
+    aim: Literal["balanced_accuracy", "sensitivity"] = "balanced_accuracy"
+    """What the threshold is chosen for: the highest balanced accuracy, or the highest specificity among thresholds with
+    at least `sensitivity`. Two classes only; with more, the highest probability decides."""
+    sensitivity: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Least sensitivity wished; for aim `sensitivity`."""
+    neighbours: Positive = 10
+    """k of the distance to the k-th nearest training image."""
+    outlier_quantile: Annotated[float, Field(gt=0.5, le=1)] = 0.99
+    """Share of validation images that are to be accepted as like the training images."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DecisionSettings:
+        if (self.aim == "sensitivity") != (self.sensitivity is not None):
+            raise ValueError("aim 'sensitivity' and a least sensitivity go together: give both or neither")
+        return self
+
+
+class EvaluateSettings(Settings):
+    """`leukolens evaluate`: how intervals are drawn."""
+
+    resamples: Annotated[int, Field(ge=200)] = 2000
+    """Bootstrap resamples of subject groups. 200 is the least for a standard error, 1,000 to 2,000 for the ends of an
+    interval (Efron & Tibshirani 1993, section 14.5)."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    minimum_groups: Annotated[int, Field(ge=2)] = 8
+    """Subject groups that each class needs for an interval; docs/decisions/0012 has the simulation behind it."""
+    seed: int = 0
+
+
 class TrainSettings(Settings):
     """`leukolens train`."""
 
@@ -109,11 +141,40 @@ class TrainSettings(Settings):
     """Fine-tuning stops after so many epochs without a better validation balanced accuracy."""
     batch_size: Positive = 32
     augmentation: AugmentationSettings = AugmentationSettings()
+    decision: DecisionSettings = DecisionSettings()
     precision: Precision = "auto"
     device: Device = "auto"
     seed: int = 0
     fold: Annotated[int, Field(ge=0)] = 0
     """Which fold of a k-fold split to train on."""
+
+
+class PredictSettings(Settings):
+    """`leukolens predict`."""
+
+    abstain: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Largest share of wrong answers that is accepted (the miscoverage of the prediction sets); None answers always."""
+    tta: bool = False
+    """Test-time augmentation: the mean of the logits over the 8 flips and quarter turns."""
+    device: Device = "auto"
+
+
+class CrossvalSettings(Settings):
+    """`leukolens crossval`."""
+
+    architectures: tuple[str, ...] = ()
+    """Names of the table in `models/architectures.py`, or `timm:<name>`; empty means the five of the source document."""
+    strategy: Literal["subject", "image"] = "subject"
+    folds: Annotated[int, Field(ge=3)] = 5
+    repeats: Positive = 3
+    """Repetition r uses the seed + r for the folds and the training."""
+    tta: bool = False
+    """Also score with test-time augmentation, as further rows."""
+    train: TrainSettings = TrainSettings(finetune_epochs=0)
+    """`fold` and `seed` of each training are set by the cross-validation; without fine-tuning, frozen features are
+    computed once for all folds and seeds."""
+    evaluate: EvaluateSettings = EvaluateSettings()
+    seed: int = 0
 
 
 class PhantomSettings(Settings):
@@ -136,9 +197,20 @@ class CompareSettings(Settings):
     index: IndexSettings = IndexSettings()
     split: SplitSettings = SplitSettings()
     train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    folds: Annotated[int, Field(ge=0)] = 5
+    """Folds of the cross-validation on frozen features that stands beside the trained networks; 0 leaves it out."""
+    repeats: Positive = 3
+    tta: bool = False
+    """Also score with test-time augmentation, as further rows."""
+    foreign: dict[str, Path] = {}
+    """Folders of images that are none of the data's kind, by name: the report gives the share that is refused.
+    Photographs and noise are tried in any case."""
 
     @model_validator(mode="after")
     def _consistent(self) -> CompareSettings:
+        if self.folds in (1, 2):
+            raise ValueError(f"folds must be 0 (no cross-validation) or 3 or more, received {self.folds}")
         if (self.protocol == "file") != (self.split.file is not None):
             raise ValueError("protocol 'file' and a split file go together: give both or neither")
         if self.split.folds is not None:

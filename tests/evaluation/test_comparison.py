@@ -1,4 +1,4 @@
-"""The table of networks: chosen on validation, never on test; what the split by image adds; counts by side."""
+"""The table of networks: chosen on validation, never on test; its intervals; counts by side."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import math
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from leukolens.artifacts import MANIFEST_COLUMNS, Manifest, Splits
-from leukolens.evaluation.comparison import comparison_table, count_sides, protocol_difference
+from leukolens.evaluation.comparison import comparison_table, count_sides
 
 SUBJECT, IMAGE = "split by subject", "split by image: optimistic"
 
@@ -18,7 +17,8 @@ def row(name: str, validation: tuple, test: float, protocol: str = SUBJECT, para
     test_side = {"images": 50, "subjects": 9, "groups": 8, "accuracy": test, "balanced_accuracy": test - 0.1,
                  "f1_weighted": test, "auroc": None}  # fmt: skip
     sides = {"validation": {"balanced_accuracy": validation[0], "auroc": validation[1]}, "test": test_side}
-    return {"protocol": protocol, "optimistic": protocol == IMAGE, "architecture": name, "display_name": name.title(),
+    return {"study": protocol, "kind": "network", "tta": False, "model": name, "protocol": protocol,
+            "optimistic": protocol == IMAGE, "architecture": name, "display_name": name.title(),
             "trained_on": "ImageNet-1k", "phase": "finetune", "parameters": parameters, "train_seconds": 61.5,
             "images_per_second": 9.0, "epochs": 4, "metrics": {"record": {}, "sides": sides},
             "source_document_accuracy": None}  # fmt: skip
@@ -53,18 +53,19 @@ def test_one_best_within_each_protocol_and_none_without_validation():
     assert best(comparison_table([row("a", (None, None), 0.5)])) == []
 
 
-def test_difference_is_image_minus_subject():
-    table = comparison_table([row("a", (0.8, 0.9), 0.75), row("a", (0.8, 0.9), 0.90, IMAGE), row("b", (0.8, 0.9), 0.7)])
-    difference = protocol_difference(table)
-    assert difference["architecture"].tolist() == ["a"]
-    assert difference.loc[0, "accuracy_difference"] == pytest.approx(0.15)
-    assert difference.loc[0, "balanced_accuracy_subject"] == pytest.approx(0.65)
-    assert difference.loc[0, "balanced_accuracy_image"] == pytest.approx(0.80)
-    assert "auroc_difference" not in difference  # undefined on both sides
+def test_baselines_and_augmented_rows_are_never_the_best():
+    better = row("b", (0.9, 0.9), 0.5)
+    rows = [row("a", (0.7, 0.9), 0.5), {**better, "kind": "baseline"}, {**better, "tta": True}]
+    assert comparison_table(rows)["is_best"].tolist() == [True, False, False]
 
 
-def test_difference_is_empty_with_one_protocol():
-    assert protocol_difference(comparison_table([row("a", (0.8, 0.9), 0.75)])).empty
+def test_intervals_stand_beside_their_figures_and_absent_ones_are_nan():
+    with_interval = row("a", (0.8, 0.9), 0.75)
+    with_interval["metrics"]["sides"]["test"]["intervals"] = {"intervals": {"accuracy": [0.6, 0.85], "auroc": None}}
+    table = comparison_table([with_interval, row("b", (0.8, 0.9), 0.5)])
+    assert table.loc[0, ["test_accuracy_low", "test_accuracy_high"]].tolist() == [0.6, 0.85]
+    assert math.isnan(table.loc[0, "test_auroc_low"])
+    assert math.isnan(table.loc[1, "test_accuracy_low"])
 
 
 def test_count_sides_counts_images_subjects_and_merged_groups():

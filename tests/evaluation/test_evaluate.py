@@ -11,11 +11,13 @@ import pytest
 
 from leukolens.artifacts import Predictions, hash_file
 from leukolens.errors import ArtifactError
-from leukolens.evaluation.evaluate import evaluate
+from leukolens.evaluation.evaluate import evaluate, evaluate_once
+from leukolens.evaluation.resampling import measured_figures
+from leukolens.settings import EvaluateSettings
 
 RECORD = {"classes": ["HEM", "ALL"], "positive": ["ALL"], "architecture": "resnet50", "display_name": "ResNet-50",
           "trained_on": "ImageNet-1k", "split_label": "split by subject", "optimistic": False, "synthetic": False,
-          "run_hash": "0"}  # fmt: skip
+          "kind": "network", "decisions": [], "run_hash": "0"}  # fmt: skip
 
 HEADER = "image,subject,y_true,y_score"
 GOOD = [HEADER, "a.bmp,1,ALL,0.9", "b.bmp,1,ALL,0.3", "c.bmp,H1,HEM,0.2", "d.bmp,H2,HEM,0.5"]
@@ -30,6 +32,7 @@ def make_predictions(images: int = 24) -> Predictions:
         "image": [f"{number}.bmp" for number in range(images)],
         "subject": [f"S{number % 6}" for number in range(images)],
         "group": [f"S{number % 6}" for number in range(images)],
+        "repeat": 0,
         "fold": 0,
         "side": np.where(np.arange(images) < images // 2, "validation", "test"),
         "y_true": names[true],
@@ -53,7 +56,8 @@ def test_parquet_to_metrics_json(tmp_path):
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result
     assert list(result["sides"]) == ["validation", "test"]
     file_hash = hash_file(tmp_path / "predictions.parquet")
-    assert result["record"] == {**RECORD, "unlabelled_images": 0, "predictions_hash": file_hash}
+    evaluation = EvaluateSettings().model_dump()
+    assert result["record"] == {**RECORD, "unlabelled_images": 0, "predictions_hash": file_hash, "evaluation": evaluation}
     test = result["sides"]["test"]
     assert (test["images"], test["subjects"], test["groups"]) == (12, 6, 6)
     assert sum(entry["images"] for entry in test["per_subject"]) == 12
@@ -211,3 +215,93 @@ def test_images_without_a_label_are_scored_but_not_measured() -> None:
     metrics = evaluate(Predictions(table, {"classes": ["HEM", "ALL"], "positive": ["ALL"]}))
     assert metrics["record"]["unlabelled_images"] == 1
     assert (metrics["sides"]["test"]["images"], metrics["sides"]["test"]["accuracy"]) == (2, 1.0)
+
+
+def test_a_subject_with_two_labels_is_named_with_both_rows(tmp_path):
+    lines = [HEADER, "a.bmp,7,ALL,0.9", "b.bmp,8,HEM,0.3", "c.bmp,7,HEM,0.2"]
+    with pytest.raises(ArtifactError) as raised:
+        evaluate(write_csv(tmp_path, lines))
+    assert "row 4 cannot be used" in str(raised.value)
+    assert "one class for all images of subject 7" in str(raised.value)
+    assert "HEM, where row 2 has ALL" in str(raised.value)
+
+
+def test_a_bad_score_is_named_even_where_there_is_one_class_only(tmp_path):
+    with pytest.raises(ArtifactError, match="row 3 cannot be used"):
+        evaluate(write_csv(tmp_path, [HEADER, "a.bmp,1,ALL,0.9", "b.bmp,1,ALL,1.3"]))
+
+
+@pytest.mark.parametrize(("separator", "named"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_another_separator_is_named(tmp_path, separator, named):
+    with pytest.raises(ArtifactError) as raised:
+        evaluate(write_csv(tmp_path, [line.replace(",", separator) for line in GOOD]))
+    assert f"cells separated by {named}" in str(raised.value)
+
+
+def test_a_subject_on_two_sides_is_remarked(tmp_path):
+    lines = ["image,subject,side,y_true,y_score", "a,1,validation,ALL,0.9", "b,1,test,ALL,0.8", "c,H1,test,HEM,0.2",
+             "d,H2,validation,HEM,0.1"]  # fmt: skip
+    notes = evaluate(write_csv(tmp_path, lines))["sides"]["test"]["notes"]
+    assert "Subject group 1 on two sides: the figures may be too high for new patients." in notes
+
+
+def test_optional_columns_of_a_csv_reach_the_subgroups(tmp_path):
+    lines = ["image,subject,y_true,y_score,area_px,format"]
+    lines += [f"{n},{n if n % 2 else f'H{n}'},{'ALL' if n % 2 else 'HEM'},0.{n % 10},{1000 + n},{'BMP' if n < 12 else 'JPEG'}"
+              for n in range(24)]  # fmt: skip
+    subgroups = evaluate(write_csv(tmp_path, lines))["sides"]["test"]["subgroups"]
+    assert {each["by"] for each in subgroups} == {"cell area", "image format"}
+    assert sum(each["images"] for each in subgroups if each["by"] == "cell area") == 24
+
+
+def test_a_measurement_that_is_no_number_is_named(tmp_path):
+    lines = [f"{HEADER},area_px", "a.bmp,1,ALL,0.9,12", "b.bmp,H1,HEM,0.3,", "c.bmp,H2,HEM,0.3,big"]
+    with pytest.raises(ArtifactError, match="row 4 cannot be used"):
+        evaluate(write_csv(tmp_path, lines))
+
+
+def repeated(repeats: int = 2) -> Predictions:
+    """The same 24 images in every repeat; in the second one all calls of the first 12 are wrong."""
+    parts = []
+    for repeat in range(repeats):
+        part = make_predictions(24).table.assign(side="test", repeat=repeat, fold=np.arange(24) // 12)
+        part = part.assign(y_pred=part["y_true"])
+        if repeat:
+            other = part["y_true"].map({"ALL": "HEM", "HEM": "ALL"})
+            part = part.assign(y_pred=part["y_true"].where(part["fold"] == 1, other))
+        parts.append(part)
+    return Predictions(pd.concat(parts), RECORD)
+
+
+def test_repeats_are_averaged_and_their_spread_and_folds_are_told():
+    test = evaluate(repeated())["sides"]["test"]
+    assert (test["images"], test["accuracy"], test["sensitivity"]) == (24, 0.75, 0.75)
+    assert test["repeats"]["count"] == 2
+    assert test["repeats"]["values"]["accuracy"] == [1.0, 0.5]
+    assert test["repeats"]["spread"]["accuracy"] == pytest.approx(np.std([1, 0.5], ddof=1))
+    assert [(each["repeat"], each["fold"], each["accuracy"]) for each in test["folds"]] == [
+        (0, 0, 1.0), (0, 1, 1.0), (1, 0, 0.0), (1, 1, 1.0),
+    ]  # fmt: skip
+    # Counts are those of the first repeat, so that they add up to the number of images.
+    assert np.sum(test["confusion_matrix"]) == 24
+    assert np.trace(test["confusion_matrix"]) == 24
+
+
+def test_scalar_figures_are_those_that_the_intervals_are_drawn_around():
+    for predictions in (repeated(), make_predictions()):
+        result = evaluate(predictions)["sides"]["test"]
+        table = predictions.table[predictions.table["side"] == "test"]
+        for name, value in measured_figures(table, RECORD).items():
+            assert result[name] == pytest.approx(value), name
+
+
+def test_metrics_are_made_anew_only_for_other_predictions_or_settings(tmp_path):
+    make_predictions().save(tmp_path / "predictions.parquet")
+    settings = EvaluateSettings(resamples=200)
+    first = evaluate_once(tmp_path, settings)
+    written = (tmp_path / "metrics.json").stat().st_mtime_ns
+    assert evaluate_once(tmp_path, settings) == first
+    assert (tmp_path / "metrics.json").stat().st_mtime_ns == written
+    assert evaluate_once(tmp_path, EvaluateSettings(resamples=300))["record"]["evaluation"]["resamples"] == 300
+    make_predictions(22).save(tmp_path / "predictions.parquet")
+    assert evaluate_once(tmp_path, settings)["sides"]["test"]["images"] == 11

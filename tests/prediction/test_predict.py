@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +13,22 @@ import pytest
 import torch
 
 from cohort import build_cohort, draw_cell, write_image
-from leukolens.artifacts import Manifest, Predictions, Splits, read_json
+from leukolens.artifacts import Manifest, Predictions, Splits, read_json, write_json
 from leukolens.data.manifest import index
 from leukolens.data.pixel_cache import PixelCache
 from leukolens.data.splits import split
 from leukolens.errors import LeakError, RunError, SettingsError
 from leukolens.models.classifier import Classifier
-from leukolens.prediction.predict import predict
-from leukolens.settings import SplitSettings, TrainSettings
-from leukolens.training.features import to_levels
+from leukolens.prediction.predict import predict, predict_once
+from leukolens.prediction.table import optical_density
+from leukolens.settings import PredictSettings, SplitSettings, TrainSettings
+from leukolens.training.features import to_levels, turned
 from leukolens.training.runs import Run
 from leukolens.training.train import train
 
-COLUMNS = ["image", "subject", "group", "fold", "side", "y_true", "y_pred", "y_score", "score_HEM", "score_ALL"]
+OPTIONAL = ["outlier_score", "area_px", "optical_density", "format"]
+COLUMNS = ["image", "subject", "group", "repeat", "fold", "side", "y_true", "y_pred", "y_score", *OPTIONAL, "score_HEM",
+           "score_ALL"]  # fmt: skip
 
 
 def scores_of(table: pd.DataFrame) -> Any:
@@ -31,10 +36,10 @@ def scores_of(table: pd.DataFrame) -> Any:
 
 
 def full_network(run: Run, pixels: PixelCache, images: list[str]) -> Any:
-    """Scores of the whole network, computed without any of predict's own code."""
+    """Calibrated scores of the whole network, computed without any of predict's own code."""
     levels = to_levels(pixels.pixels[pixels.rows_of(images)], "cpu")
     with torch.inference_mode():
-        return run.classifier()(levels).double().softmax(dim=1).numpy()
+        return (run.classifier()(levels).double() / run.decision_record["temperature"]).softmax(dim=1).numpy()
 
 
 # The table
@@ -49,23 +54,81 @@ def test_validation_and_test_images_of_the_split_are_scored(head_run: Run, cohor
     manifest = cohort.manifest.images.set_index("image")
     for column, source in (("subject", "subject"), ("group", "group"), ("y_true", "label")):
         assert table[column].tolist() == manifest.loc[table["image"], source].tolist()
-    assert set(table["fold"]) == {0}
+    assert set(table["fold"]) == set(table["repeat"]) == {0}
 
 
-def test_scores_are_probabilities_and_predict_the_likeliest_class(finetuned_run: Run, cohort: Any, tmp_path: Path) -> None:
+def test_what_subgroups_need_comes_from_the_manifest(head_run: Run, cohort: Any, tmp_path: Path) -> None:
+    table = predict(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache).table
+    manifest = cohort.manifest.images.set_index("image").loc[table["image"]]
+    assert table["area_px"].tolist() == manifest["area_px"].tolist()
+    assert set(table["format"]) == {"BMP"}
+    row = manifest.iloc[0]
+    means = [row["mean_red"], row["mean_green"], row["mean_blue"]]
+    wanted = sum(-math.log10((mean + 1) / 256) for mean in means) / 3
+    assert table["optical_density"].iloc[0] == pytest.approx(wanted)
+
+
+def test_optical_density_of_black_and_white() -> None:
+    """Black has -log10(1/256) = 2.408, white 0; one channel of three black, a third of it."""
+    rows = pd.DataFrame({"mean_red": [0, 255, 0], "mean_green": [0, 255, 255], "mean_blue": [0, 255, 255]})
+    assert optical_density(rows).tolist() == pytest.approx([2.40824, 0, 2.40824 / 3], abs=1e-5)
+
+
+def test_images_without_a_label_are_scored(head_run: Run, cohort: Any, tmp_path: Path) -> None:
+    images = cohort.manifest.images.copy()
+    unknown = sorted(set(images["image"]) - set(head_run.training_images()["image"]))[:3]
+    images.loc[images["image"].isin(unknown), "label"] = pd.NA
+    predict(head_run, Manifest(images, cohort.manifest.record), None, tmp_path, cohort.cache)
+    rows = Predictions.load(tmp_path).table.set_index("image").loc[unknown]
+    assert rows["y_true"].isna().all()
+    assert rows["score_ALL"].notna().all()
+
+
+def test_scores_are_probabilities_and_the_threshold_predicts(finetuned_run: Run, cohort: Any, tmp_path: Path) -> None:
+    threshold = finetuned_run.decision_record["threshold"]["value"]
     table = predict(finetuned_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache).table
     np.testing.assert_allclose(scores_of(table).sum(axis=1), 1, atol=1e-12)
     assert ((scores_of(table) >= 0) & (scores_of(table) <= 1)).all()
     assert table["y_score"].tolist() == table["score_ALL"].tolist()
-    assert table["y_pred"].tolist() == np.where(table["score_ALL"] > 0.5, "ALL", "HEM").tolist()
+    assert table["y_pred"].tolist() == np.where(table["score_ALL"] >= threshold, "ALL", "HEM").tolist()
+
+
+def redecided(run: Run, folder: Path, change: Callable[[dict[str, Any]], None]) -> Run:
+    """A copy of a run whose decision was changed by hand."""
+    copy = Path(shutil.copytree(run.folder, folder))
+    record = read_json(copy / "decision.json")
+    change(record)
+    write_json(copy / "decision.json", record)
+    return Run.load(copy)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.31, 1.0])
+def test_another_threshold_changes_the_class_and_no_score(
+    head_run: Run, cohort: Any, tmp_path: Path, value: float
+) -> None:
+    plain = predict(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache).table
+    moved = redecided(head_run, tmp_path / "run", lambda record: record["threshold"].update(value=value))
+    table = predict(moved, cohort.manifest, cohort.splits, tmp_path / "moved", cohort.cache).table
+    assert table["y_pred"].tolist() == np.where(plain["score_ALL"] >= value, "ALL", "HEM").tolist()
+    np.testing.assert_array_equal(scores_of(table), scores_of(plain))
+
+
+def test_another_temperature_divides_the_logits(head_run: Run, cohort: Any, tmp_path: Path) -> None:
+    first = predict(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache)
+    temperature = first.record["decisions"][0]["temperature"]
+    hot = redecided(head_run, tmp_path / "run", lambda record: record.update(temperature=3 * temperature))
+    second = predict(hot, cohort.manifest, cohort.splits, tmp_path / "hot", cohort.cache)
+    odds = [np.log(table["score_ALL"] / table["score_HEM"]) for table in (first.table, second.table)]
+    np.testing.assert_allclose(odds[0], 3 * odds[1], rtol=1e-6)
 
 
 def test_what_is_returned_is_what_is_written(finetuned_run: Run, cohort: Any, tmp_path: Path) -> None:
     predictions = predict(str(finetuned_run.folder), cohort.results, cohort.results, str(tmp_path), cohort.cache)
     written = Predictions.load(tmp_path)
     assert written.record == predictions.record
-    assert written.record["images_per_second"] > 0
-    del predictions.record["images_per_second"]
+    assert written.record["images_per_second"] == pytest.approx(len(written.table) / written.record["seconds"])
+    del predictions.record["images_per_second"], predictions.record["seconds"]
+    decision = finetuned_run.decision_record
     assert predictions.record == {
         "classes": ["HEM", "ALL"],
         "positive": ["ALL"],
@@ -78,7 +141,15 @@ def test_what_is_returned_is_what_is_written(finetuned_run: Run, cohort: Any, tm
         "optimistic": False,
         "manifest_hash": cohort.manifest.content_hash,
         "splits_hash": cohort.splits.content_hash,
-    }
+        "kind": "network",
+        "decisions": [
+            {"repeat": 0, "fold": 0, "temperature": decision["temperature"], "threshold": decision["threshold"]["value"],
+             "aim": "balanced_accuracy", "sensitivity": None}
+        ],
+        "decision_hash": decision["hash"],
+        "tta": False,
+        "abstain": None,
+    }  # fmt: skip
     assert list(written.table.columns) == COLUMNS
     np.testing.assert_array_equal(scores_of(written.table), scores_of(predictions.table))
 
@@ -128,6 +199,87 @@ def test_validation_scores_give_the_balanced_accuracy_of_the_record(
     validation = table[table["side"] == "validation"]
     recalls = (validation["y_pred"] == validation["y_true"]).groupby(validation["y_true"]).mean()
     assert recalls.mean() == pytest.approx(run.record["validation_balanced_accuracy"])
+
+
+# Outliers, refusals and test-time augmentation
+
+
+@pytest.mark.parametrize("kind", ["head_run", "finetuned_run"])
+def test_outlier_scores_are_those_of_the_features(
+    kind: str, cohort: Any, pixels: PixelCache, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    run: Run = request.getfixturevalue(kind)
+    table = predict(run, cohort.manifest, cohort.splits, tmp_path, cohort.cache).table
+    with torch.inference_mode():
+        features = run.classifier().features(to_levels(pixels.pixels[pixels.rows_of(list(table["image"]))], "cpu")).numpy()
+    np.testing.assert_allclose(table["outlier_score"], run.outliers().scores(features), rtol=1e-2)
+    assert table.loc[table["side"] == "validation", "outlier_score"].max() == pytest.approx(1, abs=1e-2)
+
+
+def test_refusals_are_written_where_asked_for(head_run: Run, cohort: Any, tmp_path: Path) -> None:
+    settings = PredictSettings(abstain=0.4)
+    predictions = predict(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache, settings)
+    table = Predictions.load(tmp_path).table
+    wanted = head_run.decision().refusals(scores_of(table), table["outlier_score"].to_numpy(), 0.4)
+    assert [None if pd.isna(reason) else reason for reason in table["refusal"]] == wanted
+    assert predictions.record["abstain"] == 0.4
+    unlike = table["outlier_score"] > 1
+    assert unlike.any()
+    assert set(table.loc[unlike, "refusal"]) == {"unlike the training images"}
+    plain = predict(head_run, cohort.manifest, cohort.splits, tmp_path / "plain", cohort.cache).table
+    assert "refusal" not in plain
+    assert table["y_pred"].tolist() == plain["y_pred"].tolist()
+
+
+def test_the_eight_views_are_those_of_numpy(pixels: PixelCache) -> None:
+    image = pixels.pixels[[30]]
+    wanted = [np.rot90(mirrored, turns, axes=(1, 2)) for mirrored in (image, image[:, :, ::-1]) for turns in range(4)]
+    found = [turned(to_levels(image, "cpu"), view).permute(0, 2, 3, 1).numpy() for view in range(8)]
+    assert len({view.tobytes() for view in found}) == 8
+    assert {view.tobytes() for view in found} == {np.ascontiguousarray(view).tobytes() for view in wanted}
+    np.testing.assert_array_equal(found[0], image)
+
+
+@pytest.mark.parametrize("kind", ["head_run", "finetuned_run"])
+def test_augmented_scores_are_those_of_the_mean_logits_of_turned_pixels(
+    kind: str, cohort: Any, pixels: PixelCache, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    run: Run = request.getfixturevalue(kind)
+    plain = predict(run, cohort.manifest, cohort.splits, tmp_path, cohort.cache)
+    settings = PredictSettings(tta=True)
+    predictions = predict(run, cohort.manifest, cohort.splits, tmp_path / "tta", cohort.cache, settings)
+    images = pixels.pixels[pixels.rows_of(list(plain.table["image"]))]
+    views = [np.rot90(mirrored, turns, axes=(1, 2)) for mirrored in (images, images[:, :, ::-1]) for turns in range(4)]
+    with torch.inference_mode():
+        logits = torch.stack([run.classifier()(to_levels(view.copy(), "cpu")) for view in views]).mean(dim=0).double()
+    wanted = (logits / run.decision_record["temperature"]).softmax(dim=1).numpy()
+    np.testing.assert_allclose(scores_of(predictions.table), wanted, atol=1e-3)
+    np.testing.assert_allclose(predictions.table["outlier_score"], plain.table["outlier_score"], rtol=1e-3)
+    assert predictions.record["tta"] is True
+    assert predictions.record["seconds"] > plain.record["seconds"]
+
+
+def test_run_without_a_decision_is_refused_with_the_remedy(head_run: Run, cohort: Any, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(head_run.folder, tmp_path / "run"))
+    (copy / "decision.json").unlink()
+    with pytest.raises(RunError, match=r"has no decision\.json") as caught:
+        predict(copy, cohort.manifest, cohort.splits, tmp_path, cohort.cache)
+    assert caught.value.remedy == "run the same train command again: only the decision is fitted"
+
+
+def test_what_was_predicted_is_read_until_something_changes(
+    head_run: Run, cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = (head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache)
+    first = predict_once(*once)
+    asked: list[Any] = []
+    monkeypatch.setattr("leukolens.prediction.predict.predict", lambda *arguments: asked.append(arguments))
+    assert predict_once(*once).record == first.record
+    assert not asked
+    predict_once(*once, PredictSettings(tta=True))
+    predict_once(*once, PredictSettings(abstain=0.1))
+    predict_once(redecided(head_run, tmp_path / "run", lambda record: record.update(hash="another")), *once[1:])
+    assert len(asked) == 3
 
 
 # The leak door

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from leukolens.artifacts import Predictions, write_json
 from leukolens.errors import ArtifactError
-from leukolens.evaluation.comparison import comparison_table
+from leukolens.evaluation.evaluate import evaluate
+from leukolens.evaluation.paired import compare_models, leak_difference
 from leukolens.reporting.html import report
-from leukolens.reporting.results import read_results
-from leukolens.reporting.wording import percent
-from reporting.example_results import Example, build_results
+from leukolens.reporting.wording import (
+    decimal,
+    decimal_interval,
+    difference,
+    difference_interval,
+    percent,
+    percent_interval,
+)
+from leukolens.settings import EvaluateSettings
+from reporting.example_results import FEW, Example, build_results
 
 ODD = '<script>alert("x")</script> $a_b$ & 細胞'
-OPTIMISTIC = "split by image: optimistic"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
@@ -31,6 +42,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.ids: list[str] = []
         self.addresses: list[str] = []
+        self.handlers: list[str] = []
         self.mismatched: list[str] = []
 
     def handle_starttag(self, tag, attrs):
@@ -39,6 +51,7 @@ class Page(HTMLParser):
             self.opened.append(tag)
         self.ids += [value for name, value in attrs if name == "id"]
         self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")]
+        self.handlers += [name for name, _ in attrs if name.startswith("on") or name == "open"]
 
     def handle_startendtag(self, tag, attrs):
         self.handle_starttag(tag, attrs)
@@ -58,9 +71,30 @@ def read(path: Path) -> tuple[str, Page]:
     return text, page
 
 
+def words(text: str) -> str:
+    """What a reader sees: no tags, one space between words."""
+    return re.sub(r"[ \n\t]+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text))).strip()
+
+
+def first_page(text: str) -> str:
+    return text[text.index('<section id="answer"') : text.index('<section id="details"')]
+
+
+def fold(text: str, name: str) -> str:
+    start = text.index(f'<div id="{name}">')
+    return text[start : text.find('<details class="fold', start)]
+
+
+def test_side(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())["sides"]["test"]
+
+
+test_side.__test__ = False
+
+
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory):
-    return build_results(tmp_path_factory.mktemp("binary"), Example(odd_subject=ODD))
+    return build_results(tmp_path_factory.mktemp("binary"), Example(odd_subject=ODD, claim=("regnet_y_400mf",)))
 
 
 @pytest.fixture(scope="module")
@@ -69,63 +103,191 @@ def binary_page(binary):
 
 
 @pytest.fixture(scope="module")
-def four_page(tmp_path_factory):
-    example = Example(classes=("Benign", "Early", "Pre", "Pro"), positive=("Early", "Pre", "Pro"), protocols=("image",),
-                      known_subjects=False, synthetic=False)  # fmt: skip
-    return read(report(str(build_results(tmp_path_factory.mktemp("four"), example))))
+def four(tmp_path_factory):
+    example = Example(classes=("Benign", "Early", "Pre", "Pro"), positive=("Early", "Pre", "Pro"), beats=False, tta=False,
+                      protocols=("crossval/image", "image"), known_subjects=False, synthetic=False)  # fmt: skip
+    return build_results(tmp_path_factory.mktemp("four"), example)
 
 
-def test_the_answer_is_the_network_chosen_on_validation_with_its_test_figures(binary, binary_page):
+@pytest.fixture(scope="module")
+def four_page(four):
+    return read(report(str(four)))
+
+
+@pytest.fixture(scope="module")
+def rare(tmp_path_factory):
+    example = Example(subjects=200, cells=1, rare=3, intervals=False, beats=None, synthetic=False, tta=False,
+                      protocols=("crossval/subject", "crossval/image"))  # fmt: skip
+    return build_results(tmp_path_factory.mktemp("rare"), example)
+
+
+@pytest.fixture(scope="module")
+def rare_page(rare):
+    return read(report(rare))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    example = Example(architectures=("resnet50",), protocols=("subject",), tta=False)
+    return build_results(tmp_path_factory.mktemp("small"), example)
+
+
+def test_the_answer_comes_from_the_cross_validation_by_subject(binary, binary_page):
+    text = first_page(binary_page[0])
+    side = test_side(binary / "crossval/subject/resnet50")
+    metrics = json.loads((binary / "crossval/subject/resnet50/metrics.json").read_text())
+    validated = metrics["sides"]["validation"]["balanced_accuracy"]
+    assert "<strong>ResNet-50</strong>" in text
+    assert (
+        "was chosen among 2 networks for the highest balanced accuracy on the validation images "
+        f"({percent(validated)}). Cross-validated by subject, 3 folds × 2 seeds: 192 test images of 24 subjects, "
+        "each scored by networks that were trained on none of that subject’s images."
+    ) in text
+    for figure, write, ends in (("auroc", decimal, decimal_interval), ("balanced_accuracy", percent, percent_interval),
+                                ("sensitivity", percent, percent_interval), ("specificity", percent, percent_interval),
+                                ("ece", decimal, decimal_interval)):  # fmt: skip
+        interval = ends(side["intervals"]["intervals"][figure])
+        assert f'<b>{write(side[figure])}</b> <span class="ends">{interval}</span>' in text
+
+
+def test_numbers_of_the_main_tables_are_those_of_metrics_json(binary, binary_page):
     text, _ = binary_page
-    table = comparison_table([each.row for each in read_results(binary).trained])
-    honest = table[table["is_best"] & ~table["optimistic"].astype(bool)].iloc[0]
-    answer = text[text.index("The answer") : text.index("<h2>Results</h2>")]
-    assert answer.index("Split by subject") < answer.index("Split by image: optimistic")
-    first = answer[: answer.index("Split by image: optimistic")]
-    assert f"<strong>{honest['display_name']}</strong>" in first
-    assert percent(honest["validation_balanced_accuracy"]) in first
-    assert f"On {honest['test_images']:.0f} test images of {honest['test_subjects']:.0f} subjects, none of whom" in first
-    for figure in ("test_balanced_accuracy", "test_sensitivity", "test_specificity"):
-        assert f"<b>{percent(honest[figure])}</b>" in first
-    assert f"<b>{honest['test_auroc']:.3f}</b>" in first
+    titles = {"resnet50": "ResNet-50 ★", "resnet50+tta": "ResNet-50 + TTA", "ensemble": "Ensemble of the networks",
+              "baseline_area": "Cell area alone"}  # fmt: skip
+    for model, title in titles.items():
+        side = test_side(binary / "crossval/subject" / model)
+        ends = side["intervals"]["intervals"]
+        row = " ".join([
+            title, decimal(side["auroc"]), decimal_interval(ends["auroc"]), percent(side["balanced_accuracy"]),
+            percent_interval(ends["balanced_accuracy"]), percent(side["sensitivity"]), percent(side["specificity"]),
+            percent(side["f1_weighted"]), percent(side["accuracy"]), decimal(side["ece"]),
+        ])  # fmt: skip
+        assert row in words(first_page(text))
+    trained = test_side(binary / "subject/regnet_y_400mf")
+    assert re.search(rf"RegNetY (★ )?{decimal(trained['auroc'])} ", words(fold(text, "trained")))
 
 
-def test_what_to_beware_of_is_said(binary_page):
-    text, _ = binary_page
-    assert "SYNTHETIC DATA." in text
-    assert "Research software, not a medical device" in text
-    few = "the validation images come from 4 subjects and the test images come from 8 subjects only"
-    assert f"“split by subject”: {few}" in text
-    assert "images of the same subject are on the training and the test side" in text
-    assert "RegNetY: not started from ImageNet weights" in text
+def test_claims_are_those_of_the_analysis(binary, binary_page):
+    analysis = json.loads((binary / "crossval/subject/analysis.json").read_text())
+    page = words(first_page(binary_page[0]))
+    assert "Its AUROC is higher than that of RegNetY (paired differences in AUROC, 95\u202f% intervals, Holm-adjusted)." in page
+    hardest = min((each for each in analysis["against_baselines"] if each["model"] == "resnet50"),
+                  key=lambda each: each["interval"][0])  # fmt: skip
+    shown = f"{difference(hardest['difference'])} {difference_interval(hardest['interval'])}"
+    assert re.search(rf"It beats every shortcut baseline \(the hardest, “[^”]+”: {re.escape(shown)} AUROC\)\.", page)
+    leak = json.loads((binary / "leak.json").read_text())["mean"]
+    assert (f"A split by image would flatter: {difference(leak['difference'])} {difference_interval(leak['interval'])} AUROC "
+            "on average for the same recipe.") in page  # fmt: skip
+    gain = next(each for each in analysis["gains"] if (each["model"], each["against"]) == ("ensemble", "resnet50"))
+    shown = f"{difference(gain['difference'])} {difference_interval(gain['interval'])} AUROC"
+    assert f"“Ensemble of the networks” against ResNet-50: {shown}, " in page
+    assert page.count("beats them") == 3
+
+
+def test_no_ranking_is_claimed_where_none_is_shown(four_page):
+    page = words(first_page(four_page[0]))
+    sentence = r"It cannot be told apart from (RegNetY|ResNet-50) \(paired differences in AUROC, 95\u202f% intervals"
+    assert re.search(sentence, page)
+    assert "is higher than that of" not in page
+    assert re.search(r"It does not beat the shortcuts \(the hardest, “[^”]+”: ", page)
+    assert page.count(" does not beat the shortcuts") == 4  # the sentence, two networks, the ensemble
+    assert "<b>better</b>" not in fold(four_page[0], "differences")
+
+
+def test_without_intervals_the_reason_stands_in_their_place(rare_page):
+    text, page = rare_page
+    shown = words(first_page(text))
+    assert FEW in shown
+    assert "Whether it is better than the others cannot be said: the differences in AUROC have no interval." in shown
+    assert "It is not shown to beat the shortcut baselines: the differences have no interval (the hardest, " in shown
+    assert "how much of that is chance is not known: no interval." in shown
+    assert "HEM rests on 3 of 200 images, in 3 subject groups: another draw can give quite different figures." in shown
+    assert "not shown to beat them" in shown
+    assert "P(best)" not in shown
+    assert "; no intervals; ★ chosen on validation" in shown
+    assert not re.search(r"\[[+\u2212]?\d", shown.replace("in brackets", ""))
+    assert page.mismatched == []
+
+
+def test_what_to_beware_of_is_said(binary_page, four_page):
+    text = words(first_page(binary_page[0]))
+    assert "SYNTHETIC DATA." in binary_page[0]
+    assert "Research software, not a medical device" in binary_page[0]
+    assert "the choice is not independent of the test" in text
+    assert "RegNetY: not started from ImageNet weights, as is usual, but trained on: NOT ImageNet" in text
     assert "ResNet-50: not started" not in text
+    answered = "Images of another kind that would be answered and not refused, at worst: photographs: 10.0\u202f% (RegNetY)."
+    assert answered in text
+    assert "noise" not in text
+    assert "SYNTHETIC" not in four_page[0]
+    assert "No subject is known for these images." in four_page[0]
+    assert "192 test images of unknown subjects." in four_page[0]
 
 
-def test_every_result_of_the_split_by_image_is_labelled(binary_page):
+def test_every_result_of_a_split_by_image_is_labelled(binary_page):
     text, _ = binary_page
-    captions = re.findall(r"<caption>([^<]*)</caption>", text)
-    assert sum(OPTIMISTIC in caption for caption in captions) == 2
-    headings = re.findall(r'<h4>.*?<span class="soft">([^<]*)</span>', text)
-    assert [OPTIMISTIC in heading for heading in headings] == [False, False, True, True]
-    assert text.count('<th scope="col">by image: optimistic</th>') == 4
+    tables = re.findall(r'<table class="main">\s*<caption>([^<]*)</caption>', text)
+    assert ["optimistic" in caption for caption in tables] == [False, False, True, True]
+    headings = re.findall(r'<h4><span class="dot".*?<span class="soft">([^<]*)</span>', fold(text, "networks"))
+    assert ["optimistic" in heading for heading in headings] == [False] * 4 + [True] * 4
+    assert "by image: optimistic" in fold(text, "leak")
+    # What an optimistic split proves is nothing: no evidence is printed from it beside an honest one.
+    assert "optimistic" not in fold(text, "differences") + fold(text, "calibration") + fold(text, "patients")
 
 
-def test_numbers_of_the_tables_are_those_of_metrics_json(binary, binary_page):
+def test_the_folds_hold_what_the_files_hold(binary, binary_page):
     text, _ = binary_page
-    for folder in ("subject/resnet50", "image/regnet_y_400mf"):
-        test = json.loads((binary / folder / "metrics.json").read_text())["sides"]["test"]
-        row = "".join(f"<td>{percent(test[name])}</td>" for name in ("balanced_accuracy", "sensitivity", "specificity"))
-        assert row in re.sub(r"\s*\n\s*", "", text)
+    analysis = json.loads((binary / "crossval/subject/analysis.json").read_text())
+    pair = analysis["differences"][0]
+    assert (f"{difference(pair['difference'])} {difference_interval(pair['interval'])} <0.001 <0.001 0.012 0.024 better"
+            ) in words(fold(text, "differences"))  # fmt: skip
+    gain = analysis["gains"][0]
+    shown = f"{difference(gain['difference'])} {difference_interval(gain['interval'])} 1.0\u202fmin"
+    assert shown in words(fold(text, "gains"))
+    assert "0.041 [0.001, 0.081] 0.093 0.152 0.171 0.003 0.087 0.237 1.100 to 1.300 0.410" in words(fold(text, "calibration"))
+    assert "Threshold chosen on validation for the highest balanced accuracy." in words(fold(text, "calibration"))
+    patients = words(fold(text, "patients"))
+    assert "24 subjects (12 HEM, 12 ALL), each judged by all its cells" in patients
+    assert "0.931 [0.812, 0.987] 87.5\u202f% [52.9, 97.8] 75.0\u202f% 62.5\u202f% [52.9, 97.8] 75.0\u202f%" in patients
+    abstention = words(fold(text, "abstention"))
+    assert "5\u202f% no promise: 12 of 19 groups needed – – – –" in abstention
+    assert "10\u202f% 90.0\u202f% 91.3\u202f% 62.1\u202f% 88.9\u202f% 1.38" in abstention
+    assert "RegNetY split by subject 100.0\u202f% 90.0\u202f%" in abstention
+    side = test_side(binary / "crossval/subject/resnet50")
+    subgroup = side["subgroups"][3]
+    assert (f"{subgroup['name']} {subgroup['images']} {subgroup['groups']} {subgroup['counts']['HEM']} "
+            f"{subgroup['counts']['ALL']} {percent(subgroup['accuracy'])} {percent_interval(subgroup['interval'])} –"
+            ) in words(fold(text, "subgroups"))  # fmt: skip
+    one = side["folds"][4]
+    assert f"1 1 {one['images']} {one['groups']} {decimal(one['auroc'])}" in words(fold(text, "folds"))
+    assert f"{decimal(side['auroc'])} ± 0.012" in words(fold(text, "folds"))
+
+
+def test_the_worst_subjects_are_named_and_their_cells_shown(binary, binary_page):
+    text, _ = binary_page
+    section = fold(text, "patients")
+    side = test_side(binary / "crossval/subject/resnet50")
+    table = Predictions.load(binary / "crossval/subject/resnet50").table
+    table = table[(table["side"] == "test") & (table["repeat"] == 0)]
+    for entry in side["per_subject"][:5]:
+        named = f"Subject {entry['subject']} ({entry['label']}): {entry['correct']} of {entry['images']}"
+        part = html.unescape(section).split(named)[1].split("<h4>")[0].split("<h3>")[0]
+        wrong = int((table.loc[table["subject"] == entry["subject"], "y_true"]
+                     != table.loc[table["subject"] == entry["subject"], "y_pred"]).sum())  # fmt: skip
+        assert wrong == entry["images"] - entry["correct"]
+        assert part.count("<img") == 6
+        assert part.count('class="wrong"') == min(wrong, 6)
+        assert [mark == "✗" for mark in re.findall("[✗✓]", part)] == [place < wrong for place in range(6)]
 
 
 def test_all_figures_are_there_and_no_id_is_used_twice(binary_page):
     text, page = binary_page
-    # Overview; 2 curves and 2 counts for each protocol; for each of 4 networks 2 learning curves, confusion, subjects.
-    assert page.tags.count("svg") == 1 + 2 * 2 + 2 * 2 + 4 * 4
+    # First page: leak. Evidence of two studies: forest, reliability, subjects, subgroups, risk. Four studies: two curves;
+    # per network 2 learning curves, confusion, subjects. Data: counts of images and subjects of the two single splits.
+    assert page.tags.count("svg") == 1 + 2 * 5 + 4 * 2 + 8 * 4 + 2 * 2
     assert len(page.ids) == len(set(page.ids))
     for reference in re.findall(r"url\(#([^)]+)\)", text) + [a[1:] for a in page.addresses if a.startswith("#")]:
         assert reference in page.ids
-    assert page.tags.count("img") == 2 * 6
 
 
 def test_names_are_escaped_everywhere(binary_page):
@@ -138,63 +300,58 @@ def test_names_are_escaped_everywhere(binary_page):
     assert page.opened == []
 
 
-def test_nothing_is_loaded_from_elsewhere(binary_page, four_page):
-    for text, page in (binary_page, four_page):
+def test_nothing_is_loaded_from_elsewhere_and_folds_are_closed(binary_page, four_page, rare_page):
+    for text, page in (binary_page, four_page, rare_page):
         assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
         assert not re.search(r"url\((?!#)|@import|<link|<iframe|<object", text)
         assert "default-src 'none'" in text
+        assert page.handlers == []
 
 
-def test_reference_and_difference(binary, binary_page):
-    text, _ = binary_page
-    assert "accuracy in the source document*" in text
-    assert "95.3\u202f%" in text
-    section = text[text.index('id="difference"') : text.index('id="data"')]
-    metrics = {name: json.loads((binary / name / "resnet50/metrics.json").read_text())["sides"]["test"]
-               for name in ("subject", "image")}  # fmt: skip
-    difference = 100 * (metrics["image"]["accuracy"] - metrics["subject"]["accuracy"])
-    assert f"<b>{difference:+.1f}</b>".replace("-", "\u2212") in section
+def test_the_leak_is_also_a_picture_of_its_own(binary, binary_page):
+    from PIL import Image
+
+    with Image.open(binary / "leak.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width == 1400
+    assert not (binary / "leak.svg").exists()
 
 
-def test_flow_audit_settings_and_hashes_are_shown(binary, binary_page):
+def test_reference_flow_audit_settings_and_hashes_are_shown(binary, binary_page):
     text, _ = binary_page
     metrics = json.loads((binary / "subject/resnet50/metrics.json").read_text())
     for piece in ("files found", "Files set aside", "subjects 20 + 21", "subjects on two sides: 0", "train.batch_size",
-                  "f" * 64, metrics["record"]["predictions_hash"], "3.1 GiB", "12.6\u202fmin"):  # fmt: skip
+                  "f" * 64, metrics["record"]["predictions_hash"], "3.1 GiB", "12.6\u202fmin", "95.3\u202f%"):  # fmt: skip
         assert piece in text
 
 
 def test_four_classes(four_page):
     text, page = four_page
-    assert "SYNTHETIC" not in text
     assert "sensitivity for Early, Pre, Pro" in text
-    assert "AUROC, macro" in text
     assert "each class against the rest" in text
-    assert "no subject is known" in text
-    assert "of unknown subjects" in text
-    assert 'id="difference"' not in text
-    # Overview, 2 of the protocol, 1 count (no subjects); per network 2 learning, confusion, 2 curves.
-    assert page.tags.count("svg") == 1 + 2 + 1 + 2 * 5
+    assert '<div id="leak">' not in text
+    assert "No figure over subjects: no subject is known for these images." in words(text)
+    assert page.mismatched == []
 
 
 def test_no_positive_class(tmp_path):
     example = Example(classes=("Benign", "Early", "Pre"), positive=(), architectures=("resnet50",), protocols=("subject",))
-    text, page = read(report(build_results(tmp_path, example)))
+    folder = build_results(tmp_path, example)
+    text, page = read(report(folder))
+    shown = words(first_page(text))
+    side = test_side(folder / "subject/resnet50")
     assert "No curve of all networks is drawn" in text
-    assert "F1, macro" in text
-    assert "is the only network here" in text
+    assert "ResNet-50 is the only network here; its balanced accuracy on the validation images is" in shown
+    assert f"{percent(side['f1_macro'])} {percent_interval(side['intervals']['intervals']['f1_macro'])} F1, macro" in shown
+    assert "sensitivity" not in shown
+    assert shown.index("model balanced accuracy AUROC, macro") > 0
     assert page.mismatched == []
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return build_results(tmp_path_factory.mktemp("small"), Example(architectures=("resnet50",), protocols=("subject",)))
 
 
 def test_one_run_directory_alone(small, tmp_path):
     shutil.copytree(small / "subject" / "resnet50", tmp_path / "run")
     text, _ = read(report(tmp_path))
-    assert "ResNet-50" in text
+    assert "<title>ResNet-50: evaluation</title>" in text
     assert "comparison.json is absent" in text
     assert "manifest.parquet is absent" in text
     assert "splits.parquet of “split by subject” is absent" in text
@@ -202,15 +359,22 @@ def test_one_run_directory_alone(small, tmp_path):
     assert "is the only network here" in text
 
 
+def test_models_that_were_not_compared_are_not_ranked(binary, tmp_path):
+    shutil.copytree(binary / "subject", tmp_path / "subject")
+    (tmp_path / "subject/analysis.json").unlink()
+    text, _ = read(report(tmp_path))
+    assert "Whether it is better than the others was not measured" in first_page(text)
+    assert "analysis.json of “split by subject” is absent" in text
+
+
 def test_absent_pieces_are_named(binary, tmp_path):
     folder = tmp_path / "results"
     shutil.copytree(binary, folder)
-    (folder / "subject/resnet50/epochs.csv").unlink()
     (folder / "subject/regnet_y_400mf/metrics.json").unlink()
     (folder / "image/resnet50/run.json").unlink()
+    (folder / "crossval/subject/resnet50/predictions.parquet").unlink()
     text, page = read(report(folder))
-    assert "subject/resnet50/epochs.csv is absent" in text
-    assert "subject/regnet_y_400mf/metrics.json is absent, so the network is in no table or figure" in text
+    assert "subject/regnet_y_400mf/metrics.json is absent, so the model is in no table or figure" in text
     assert "image/resnet50/run.json is absent" in text
     assert page.mismatched == []
 
@@ -221,12 +385,97 @@ def test_moved_images_are_said_and_not_shown(small, tmp_path):
     (tmp_path / "elsewhere").rename(small / "cells")
     assert "img" not in page.tags
     assert "12 of the cells chosen here could not be read again" in text
+    assert "6 of the cells chosen here could not be read again" in fold(text, "patients")
+
+
+@pytest.fixture(scope="module")
+def other_tool(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("csv")
+    random = np.random.default_rng(3)
+    subject = np.repeat(np.arange(24), 8)
+    score = 1 / (1 + np.exp(-(random.normal(size=192) + 2.0 * (subject % 2) - 1)))
+    table = pd.DataFrame({"image": [f"{n}.png" for n in range(192)], "subject": [f"s{n}" for n in subject],
+                          "y_true": np.where(subject % 2, "ALL", "HEM"), "y_score": score})  # fmt: skip
+    table.to_csv(folder / "their_model.csv", index=False)
+    evaluate(folder / "their_model.csv", folder / "out", settings=EvaluateSettings(resamples=200))
+    return folder / "out"
+
+
+def test_scores_of_another_tool_get_the_same_first_page(other_tool):
+    text, page = read(report(other_tool))
+    shown, side = words(first_page(text)), test_side(other_tool)
+    assert (
+        "their_model is another tool’s model, measured from its table of scores; how it was chosen is not recorded. "
+        "Split not recorded: 192 test images of 24 subjects; whether it was trained on some of them is not recorded."
+    ) in shown
+    assert f"{decimal(side['auroc'])} {decimal_interval(side['intervals']['intervals']['auroc'])} AUROC" in shown
+    assert "Whether the test subjects were kept out of the training is not recorded." in shown
+    assert "★" not in shown
+    assert "<title>their_model: evaluation</title>" in text
+    assert page.mismatched == []
+    assert page.tags.count("img") == 0
+
+
+def test_what_evaluate_and_compare_models_write_is_read(binary, tmp_path):
+    folder, settings = tmp_path / "results", EvaluateSettings(resamples=200)
+    shutil.copytree(binary, folder)
+    studies = {}
+    for study in ("crossval/subject", "crossval/image"):
+        models = {name: Predictions.load(folder / study / name)
+                  for name in ("resnet50", "regnet_y_400mf", "ensemble", "baseline_area")}  # fmt: skip
+        for name in models:
+            evaluate(folder / study / name, folder / study / name, settings=settings)
+        write_json(folder / study / "analysis.json", compare_models(models, "auroc", settings))
+        studies[study] = models
+    leak = leak_difference(studies["crossval/subject"], studies["crossval/image"], "auroc", settings)
+    write_json(folder / "leak.json", leak)
+    text, page = read(report(folder))
+    side, shown = test_side(folder / "crossval/subject/resnet50"), words(first_page(text))
+    assert f"{decimal(side['auroc'])} {decimal_interval(side['intervals']['intervals']['auroc'])} AUROC" in shown
+    assert f"{difference(leak['mean']['difference'])} {difference_interval(leak['mean']['interval'])} AUROC on average" in shown
+    level = side["subject_level"]
+    rule = level["rules"]["mean_logit"]
+    assert f"{percent(rule['specificity'])} {percent_interval(rule['specificity_interval'])}" in words(fold(text, "patients"))
+    assert page.mismatched == []
+
+
+def test_metrics_of_an_older_leukolens_are_refused(small, tmp_path):
+    shutil.copytree(small / "subject" / "resnet50", tmp_path / "run")
+    path = tmp_path / "run" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    for key in ("intervals", "calibration"):
+        del metrics["sides"]["test"][key]
+    path.write_text(json.dumps(metrics))
+    with pytest.raises(ArtifactError) as caught:
+        report(tmp_path)
+    assert caught.value.what == f"{path} was not written by this version of leukolens."
+    assert caught.value.received == "a test side without intervals, calibration"
+    assert caught.value.remedy == (f"run `leukolens evaluate {path.parent}` (or evaluate the table of scores) again, "
+                                   "then report again")  # fmt: skip
+    path.write_text("{}")
+    with pytest.raises(ArtifactError) as caught:
+        report(tmp_path)
+    assert caught.value.received == "no record, or no side"
+
+
+def test_a_comparison_of_an_older_leukolens_is_refused(small, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(small, folder)
+    record = json.loads((folder / "comparison.json").read_text())
+    for row in record["rows"]:
+        del row["study"], row["kind"]
+    (folder / "comparison.json").write_text(json.dumps(record))
+    with pytest.raises(ArtifactError) as caught:
+        report(folder)
+    assert caught.value.received == "rows without study, kind"
+    assert caught.value.remedy == (f"run the same `leukolens compare` with --out {folder} again (what is trained is kept), or "
+                                   "report one of its run folders")  # fmt: skip
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(ArtifactError) as caught:
         report(tmp_path)
-    assert caught.value.received == "no run directory"
+    assert caught.value.received == "no metrics.json"
     assert not (tmp_path / "report.html").exists()
 
 

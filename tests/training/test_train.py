@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,27 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
-from leukolens.artifacts import Manifest, Splits, hash_file, read_json
+from leukolens.artifacts import Manifest, Splits, hash_file, hash_json, read_json
+from leukolens.data.pixel_cache import PixelCache
 from leukolens.data.splits import split
+from leukolens.decision.rule import fit_decision
+from leukolens.decision.validation import ValidationScores
 from leukolens.errors import LeakError, RunError, SettingsError, SplitError
 from leukolens.models.classifier import build_classifier
 from leukolens.models.weights import find_weights
 from leukolens.prediction.predict import predict
-from leukolens.settings import SplitSettings, TrainSettings
+from leukolens.settings import DecisionSettings, SplitSettings, TrainSettings
 from leukolens.training import finetuning
 from leukolens.training import train as training
+from leukolens.training.deciding import bank_of
+from leukolens.training.features import to_levels
 from leukolens.training.finetuning import EpochKeeper, FineTuning
 from leukolens.training.runs import Run
 from leukolens.training.selection import Epoch
 from leukolens.training.train import train
 
-FILES = ["epochs.csv", "key.json", "run.json", "training_images.csv", "weights.safetensors"]
+FILES = ["decision.json", "epochs.csv", "key.json", "outliers.safetensors", "run.json", "training_images.csv",
+         "weights.safetensors"]  # fmt: skip
 RECORD = {
     "architecture", "best_epoch", "best_phase", "classes", "device", "display_name", "feature_seconds", "git_commit",
     "hardware", "manifest_hash", "parameters", "phase", "positive", "precision", "preprocessing", "run_hash", "seed",
@@ -47,6 +55,7 @@ def epochs_of(run: Run) -> pd.DataFrame:
 
 def assert_same_result(run: Run, unbroken: Run, cohort: Any, folder: Path) -> None:
     pd.testing.assert_frame_equal(epochs_of(run), epochs_of(unbroken))
+    assert run.decision_record == unbroken.decision_record
     assert hash_file(run.folder / "weights.safetensors") == hash_file(unbroken.folder / "weights.safetensors")
     tables = [predict(each, cohort.manifest, cohort.splits, folder, cohort.cache).table for each in (run, unbroken)]
     pd.testing.assert_frame_equal(*tables)
@@ -348,6 +357,131 @@ def test_unfinished_directory_of_other_settings_is_refused_too(
     other = tiny.model_copy(update={"weight_decay": 0.5})
     with pytest.raises(RunError, match=r"was made with other settings\.weight_decay\."):
         train(cohort.manifest, cohort.splits, tmp_path / "run", other, cohort.cache)
+
+
+# The decision
+
+
+def features_by_hand(run: Run, pixels: PixelCache, images: list[str]) -> Any:
+    with torch.inference_mode():
+        return run.classifier().features(to_levels(pixels.pixels[pixels.rows_of(images)], "cpu")).numpy()
+
+
+@pytest.mark.parametrize("kind", ["head_run", "finetuned_run"])
+def test_decision_is_fitted_on_the_logits_of_the_validation_images(
+    kind: str, cohort: Any, pixels: PixelCache, request: pytest.FixtureRequest
+) -> None:
+    run: Run = request.getfixturevalue(kind)
+    sides, rows = cohort.splits.of_fold(0), cohort.manifest.images.set_index("image")
+    images = sorted(sides.index[sides == "validation"])
+    head, features = run.classifier().head, features_by_hand(run, pixels, images)
+    scores = ValidationScores(
+        classes=("HEM", "ALL"),
+        positive=("ALL",),
+        y_true=(rows.loc[images, "label"] == "ALL").to_numpy(np.int64),
+        logits=torch.nn.functional.linear(torch.from_numpy(features), head.weight, head.bias).detach().double().numpy(),
+        groups=tuple(rows.loc[images, "group"]),
+        sides=["validation"] * len(images),
+    )
+    wanted, found = fit_decision(scores, DecisionSettings()), run.decision()
+    assert found.temperature == pytest.approx(wanted.temperature, rel=1e-3)
+    assert found.threshold is not None
+    assert wanted.threshold is not None
+    assert found.threshold.value == pytest.approx(wanted.threshold.value, abs=1e-3)
+    np.testing.assert_allclose(found.conformal.scores, wanted.conformal.scores, atol=1e-3)
+    assert (found.validation_images, found.validation_groups) == (len(images), rows.loc[images, "group"].nunique())
+
+
+@pytest.mark.parametrize("kind", ["head_run", "finetuned_run"])
+def test_outliers_are_compared_with_the_training_images(
+    kind: str, cohort: Any, pixels: PixelCache, request: pytest.FixtureRequest
+) -> None:
+    run: Run = request.getfixturevalue(kind)
+    sides = cohort.splits.of_fold(0)
+    features = features_by_hand(run, pixels, sorted(sides.index[sides == "train"]))
+    bank = features / np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(run.outliers().bank, bank, atol=1e-3)
+    validation = features_by_hand(run, pixels, sorted(sides.index[sides == "validation"]))
+    # The limit is a quantile of the validation images' distances, taken upwards: the farthest of so few.
+    assert run.outliers().scores(validation).max() == pytest.approx(1, abs=1e-2)
+
+
+def test_of_many_training_images_a_seeded_sample_is_kept() -> None:
+    images = [f"{number:05d}" for number in range(3000)]
+    chosen = bank_of(images, seed=1)
+    assert len(set(chosen)) == 2000
+    assert chosen == sorted(chosen) == bank_of(images, seed=1)
+    assert chosen != bank_of(images, seed=2)
+    assert bank_of(images[:2000], seed=1) == images[:2000]
+
+
+def test_record_of_the_decision_names_settings_and_outliers(head_run: Run) -> None:
+    record = dict(head_run.decision_record)
+    assert record["settings"] == DecisionSettings().model_dump(mode="json")
+    assert record["outliers"]["sha256"] == hash_file(head_run.folder / "outliers.safetensors")
+    assert "decision" not in head_run.record["settings"]
+    assert record.pop("hash") == hash_json(record)
+
+
+def times_of(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["head_run", "finetuned_run"])
+def test_another_aim_fits_the_decision_again_and_leaves_the_rest(
+    kind: str, cohort: Any, tmp_path: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    run: Run = request.getfixturevalue(kind)
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    before, first = times_of(copy), Run.load(copy).decision_record
+    aim = DecisionSettings(aim="sensitivity", sensitivity=0.95)
+    settings = run.settings.model_copy(update={"decision": aim})
+    with caplog.at_level("INFO", "leukolens"):
+        again = train(cohort.manifest, cohort.splits, copy, settings, cohort.cache)
+    changed = {name for name, time_ns in times_of(copy).items() if before[name] != time_ns}
+    assert changed == {"decision.json", "outliers.safetensors"}
+    assert hash_file(copy / "weights.safetensors") == hash_file(run.folder / "weights.safetensors")
+    assert again.record == run.record
+    threshold = again.decision().threshold
+    assert threshold is not None
+    assert (threshold.aim, threshold.sensitivity) == ("sensitivity", 0.95)
+    assert again.decision().temperature == pytest.approx(first["temperature"], rel=1e-3)
+    assert again.decision_record["hash"] != first["hash"]
+    assert caplog.messages[-1].endswith(f"decision fitted, in {copy}")
+    # And now it stands.
+    caplog.clear()
+    train(cohort.manifest, cohort.splits, copy, settings, cohort.cache)
+    assert not [message for message in caplog.messages if "decision fitted" in message]
+
+
+@pytest.mark.parametrize("lost", ["decision.json", "outliers.safetensors"])
+def test_run_of_an_earlier_version_says_what_to_do_and_is_decided_by_the_same_call(
+    head_run: Run, cohort: Any, tmp_path: Path, lost: str
+) -> None:
+    copy = Path(shutil.copytree(head_run.folder, tmp_path / "run"))
+    (copy / lost).unlink()
+    with pytest.raises(RunError) as caught:
+        Run.load(copy).decision()
+    assert str(caught.value) == (
+        f"{copy} has no {lost}.\n"
+        "  expected: decision.json and outliers.safetensors, fitted together at the end of the training\n"
+        "  received: a run without it, of an earlier version or damaged\n"
+        "  remedy:   run the same train command again: only the decision is fitted"
+    )
+    again = train(cohort.manifest, cohort.splits, copy, head_run.settings, cohort.cache)
+    assert again.decision_record["settings"] == head_run.decision_record["settings"]
+    assert again.decision().temperature == pytest.approx(head_run.decision().temperature, rel=1e-6)
+
+
+def test_outliers_of_another_decision_are_refused_and_fitted_again(
+    head_run: Run, finetuned_run: Run, cohort: Any, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(head_run.folder, tmp_path / "run"))
+    shutil.copy(finetuned_run.folder / "outliers.safetensors", copy)
+    with pytest.raises(RunError, match=r"outliers\.safetensors is not the file that decision\.json belongs to"):
+        Run.load(copy).outliers()
+    train(cohort.manifest, cohort.splits, copy, head_run.settings, cohort.cache)
+    np.testing.assert_array_equal(Run.load(copy).outliers().bank, head_run.outliers().bank)
 
 
 # What is refused before anything is trained

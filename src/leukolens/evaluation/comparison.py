@@ -1,6 +1,6 @@
-"""Trained networks side by side: one row each, the best chosen on validation, and what the split by image adds.
+"""Models side by side: one row each, and of the networks the best, chosen on validation.
 
-In: one record per trained network with its metrics; a manifest with its splits. Out: tables. Writes: nothing.
+In: one record per model with its metrics; a manifest with its splits. Out: tables. Writes: nothing.
 """
 
 from __future__ import annotations
@@ -27,63 +27,43 @@ TEST_FIGURES = (
     "auprc",
     "auroc_macro_ovr",
     "auprc_macro_ovr",
+    "ece",
+    "brier",
 )
+# Those of them that have their interval beside them, as `test_<figure>_low` and `_high`.
+INTERVAL_FIGURES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "f1_weighted", "auroc", "ece")
 VALIDATION_FIGURES = ("balanced_accuracy", "auroc", "auroc_macro_ovr")
 COST_COLUMNS = ("parameters", "train_seconds", "images_per_second", "epochs")
-DIFFERENCE_FIGURES = ("accuracy", "balanced_accuracy", "f1_weighted", "auroc", "auroc_macro_ovr")
 
+_NAMED_COLUMNS = ("study", "protocol", "optimistic", "kind", "tta", "model", "architecture", "display_name")
 _COUNTS = ("images", "subjects", "groups")
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Give one row per trained network.
+    """Give one row per model.
 
     Args:
-        rows: for each network `protocol` (label of the split), `optimistic`, `architecture`, `display_name`,
+        rows: for each model `study` (folder below the results), `protocol` (label of the split), `optimistic`, `kind`
+            ("network", "baseline", "ensemble"), `tta`, `model` (folder name), `architecture`, `display_name`,
             `trained_on`, `phase`, `parameters` (count), `train_seconds`, `images_per_second`, `epochs`, `metrics`
             (content of metrics.json), `source_document_accuracy` (0–1 or None).
 
     Returns:
-        Columns `protocol`, `optimistic`, `architecture`, `display_name`, `weights` (what they were trained on),
-        `phase`, `is_best`, `validation_*`, `test_*` (0–1; `test_mcc` −1–1), `test_images`, `test_subjects`,
-        `test_groups`, `source_document_accuracy` and COST_COLUMNS, rows as given. What is undefined or not measured
-        is NaN. `is_best` marks, within each protocol, the highest balanced accuracy on validation; ties go to the
-        higher AUROC on validation, then to fewer parameters. The test side has no say in it.
+        Columns `study`, `protocol`, `optimistic`, `kind`, `tta`, `model`, `architecture`, `display_name`, `weights`
+        (what they were trained on), `phase`, `is_best`, `validation_*`, `test_*` (0–1; `test_mcc` −1–1) with `_low` and
+        `_high` of INTERVAL_FIGURES, `test_images`, `test_subjects`, `test_groups`, `source_document_accuracy` and
+        COST_COLUMNS, rows as given. What is undefined or not measured is NaN. `is_best` marks, among the networks of
+        each study, the highest balanced accuracy on validation; ties go to the higher AUROC on validation, then to fewer
+        parameters. The test side has no say in it.
     """
     table = pd.DataFrame([_row(row) for row in rows], columns=_columns())
     numeric = [name for name in _columns() if name.startswith(("validation_", "test_"))]
     numeric += ["source_document_accuracy", *COST_COLUMNS]
     table[numeric] = table[numeric].astype("float64")
-    best = {_best(group) for _, group in table.groupby("protocol", sort=False)}
+    networks = table[(table["kind"] == "network") & ~table["tta"].astype(bool)]
+    best = {_best(group) for _, group in networks.groupby("study", sort=False)}
     table["is_best"] = table.index.isin([index for index in best if index is not None])
     return table
-
-
-def protocol_difference(table: pd.DataFrame) -> pd.DataFrame:
-    """Subtract what was measured split by subject from what the optimistic split by image gave.
-
-    Args:
-        table: from `comparison_table`.
-
-    Returns:
-        One row per architecture measured under both: `architecture`, `display_name`, and for each of
-        DIFFERENCE_FIGURES that is defined `<figure>_subject`, `<figure>_image` (0–1) and `<figure>_difference`
-        (image − subject; above 0: the split by image flatters). Empty where the table holds one kind of split only,
-        or several splits of a kind, which no single difference describes.
-    """
-    optimistic = table[table["optimistic"].astype(bool)]
-    honest = table[~table["optimistic"].astype(bool)]
-    if optimistic["protocol"].nunique() != 1 or honest["protocol"].nunique() != 1:
-        return pd.DataFrame(columns=["architecture", "display_name"])
-    keys = ["architecture", "display_name"]
-    both = honest.merge(optimistic, on=keys, suffixes=("_subject", "_image"))
-    result = both[keys].copy()
-    for figure in DIFFERENCE_FIGURES:
-        subject, image = both[f"test_{figure}_subject"], both[f"test_{figure}_image"]
-        if (subject.notna() & image.notna()).any():
-            result[f"{figure}_subject"], result[f"{figure}_image"] = subject, image
-            result[f"{figure}_difference"] = image - subject
-    return result
 
 
 def count_sides(manifest: Manifest, splits: Splits, fold: int = 0) -> pd.DataFrame:
@@ -111,9 +91,11 @@ def count_sides(manifest: Manifest, splits: Splits, fold: int = 0) -> pd.DataFra
 
 def _columns() -> list[str]:
     return [
-        *("protocol", "optimistic", "architecture", "display_name", "weights", "phase", "is_best"),
+        *_NAMED_COLUMNS,
+        *("weights", "phase", "is_best"),
         *(f"{VALIDATION}_{name}" for name in VALIDATION_FIGURES),
         *(f"{TEST}_{name}" for name in (*TEST_FIGURES, *_COUNTS)),
+        *(f"{TEST}_{name}_{end}" for name in INTERVAL_FIGURES for end in ("low", "high")),
         "source_document_accuracy",
         *COST_COLUMNS,
     ]
@@ -122,17 +104,20 @@ def _columns() -> list[str]:
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     sides = row["metrics"]["sides"]
     validation, test = sides.get(VALIDATION, {}), sides.get(TEST, {})
-    as_given = ("protocol", "optimistic", "architecture", "display_name", "phase", *COST_COLUMNS)
+    intervals = test.get("intervals", {}).get("intervals", {})
+    ends = {name: intervals.get(name) or (None, None) for name in INTERVAL_FIGURES}
     return {
-        **{name: row.get(name) for name in (*as_given, "source_document_accuracy")},
+        **{name: row.get(name) for name in (*_NAMED_COLUMNS, "phase", *COST_COLUMNS, "source_document_accuracy")},
         "weights": row["trained_on"],
         **{f"{VALIDATION}_{name}": validation.get(name) for name in VALIDATION_FIGURES},
         **{f"{TEST}_{name}": test.get(name) for name in (*TEST_FIGURES, *_COUNTS)},
+        **{f"{TEST}_{name}_low": low for name, (low, _) in ends.items()},
+        **{f"{TEST}_{name}_high": high for name, (_, high) in ends.items()},
     }
 
 
 def _best(group: pd.DataFrame) -> object:
-    """Give the index of the best row of one protocol, None where nothing was measured on validation."""
+    """Give the index of the best row of one study, None where nothing was measured on validation."""
     known = group[group["validation_balanced_accuracy"].notna()]
     if known.empty:
         return None

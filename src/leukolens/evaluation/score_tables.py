@@ -1,7 +1,8 @@
 """Scores of any tool: read from a CSV or from predictions.parquet, and checked row by row before anything is measured.
 
 In: a Parquet file of leukolens, or a CSV with columns image, subject, y_true, y_score and perhaps side, y_pred, group,
-fold. Out: `Predictions` whose rows are indexed by the number under which the user finds them. Writes: nothing.
+repeat, fold, area_px, optical_density, outlier_score, format. Out: `Predictions` whose rows are indexed by the number under
+which the user finds them. Writes: nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from leukolens.artifacts import PREDICTIONS_COLUMNS, SIDES, TEST, Predictions
+from leukolens.artifacts import PREDICTIONS_COLUMNS, SIDES, TEST, Predictions, Record
 from leukolens.errors import ArtifactError
 
 REQUIRED_COLUMNS = ("image", "subject", "y_true", "y_score")
@@ -24,6 +26,9 @@ _Classes = tuple[tuple[str, str], Mapping[str, str]]
 _NUMBERED_CLASSES = {"0": "negative", "1": "positive"}
 _SUM_TOLERANCE = 1e-3  # float32 softmax over a few classes sums to 1 within 1e-6; other tools round to 3 or 4 digits
 _REMEDY = "correct the table and evaluate it again"
+_COUNTED_COLUMNS = ("repeat", "fold")
+_MEASURED_COLUMNS = ("area_px", "optical_density", "outlier_score")  # an empty cell means: not known
+_OTHER_SEPARATORS = (";", "\t", "|")
 
 
 def load_scores(path: Path, positive: tuple[str, ...] | None) -> Predictions:
@@ -74,6 +79,7 @@ def check_scores(predictions: Predictions, source: str) -> None:
         _first_bad(table, ~table[column].isin(classes), column, f"one of the classes {', '.join(classes)}", source)
     _check_probabilities(table, classes, source)
     _check_duplicates(table, source)
+    _check_subjects(table, source)
     if table["y_true"].nunique() == 1:
         raise _bad_table(source, "images of two classes or more", f"{table['y_true'].iloc[0]} in every row")
 
@@ -90,18 +96,32 @@ def _check_probabilities(table: pd.DataFrame, classes: list[str], source: str) -
 
 
 def _check_duplicates(table: pd.DataFrame, source: str) -> None:
-    again = table.duplicated(["fold", "side", "image"])
+    again = table.duplicated(["repeat", "fold", "side", "image"])
     if again.any():
         row = table.index[again][0]
-        image, side, fold = table.loc[row, ["image", "side", "fold"]]
-        raise _bad_row(source, row, "each image once per fold and side", f"{image} again (side {side}, fold {fold})")
+        image, side, fold, repeat = table.loc[row, ["image", "side", "fold", "repeat"]]
+        received = f"{image} again (side {side}, fold {fold}" + (f", repeat {repeat})" if repeat else ")")
+        raise _bad_row(source, row, "each image once per fold and side", received)
+
+
+def _check_subjects(table: pd.DataFrame, source: str) -> None:
+    """A subject is ill or is not: with two labels, clusters and figures over subjects would mean nothing."""
+    known = table[table["subject"].notna()]
+    first = known.groupby("subject")["y_true"].transform("first")
+    wrong = known["y_true"] != first
+    if wrong.any():
+        row = known.index[wrong][0]
+        subject = known.loc[row, "subject"]
+        earlier = known.index[known["subject"] == subject][0]
+        received = f"{known.loc[row, 'y_true']}, where row {earlier} has {first[row]}"
+        raise _bad_row(source, row, f"one class for all images of subject {subject}", received)
 
 
 def _from_csv(path: Path, positive: tuple[str, ...] | None) -> Predictions:
     text = _read_text(path)
-    classes, names = _classes(text, positive, str(path))
     score = _numbers(text, "y_score", "a probability from 0 to 1", str(path))
     _first_bad(text, ~score.between(0, 1), "y_score", "a probability from 0 to 1", str(path))
+    classes, names = _classes(text, positive, str(path))
     negative, positive_name = classes
     predicted = pd.Series(np.where(score >= DEFAULT_THRESHOLD, positive_name, negative), index=text.index)
     subject = text["subject"].where(text["subject"] != "", None)
@@ -109,22 +129,34 @@ def _from_csv(path: Path, positive: tuple[str, ...] | None) -> Predictions:
         "image": text["image"],
         "subject": subject,
         "group": text["group"].where(text["group"] != "", None) if "group" in text else subject,
-        "fold": _numbers(text, "fold", "a whole number", str(path)).astype("int16") if "fold" in text else 0,
+        **{column: _numbers(text, column, "a whole number", str(path)).astype("int16") if column in text else 0
+           for column in _COUNTED_COLUMNS},
         "side": text.get("side", TEST),
         "y_true": text["y_true"].replace(dict(names)),
         "y_pred": text["y_pred"].replace(dict(names)) if "y_pred" in text else predicted,
         "y_score": score,
         f"score_{negative}": 1 - score,
         f"score_{positive_name}": score,
+        **_optional(text, str(path)),
     })  # fmt: skip
     return Predictions(table, _foreign_record(path, classes))
 
 
-def _foreign_record(path: Path, classes: tuple[str, str]) -> dict[str, object]:
+def _optional(text: pd.DataFrame, source: str) -> dict[str, pd.Series[Any]]:
+    """Give the columns that subgroups and abstention need, where the table has them."""
+    columns: dict[str, pd.Series[Any]] = {"format": text["format"].replace("", None)} if "format" in text else {}
+    for column in _MEASURED_COLUMNS:
+        if column in text:
+            filled = text[text[column] != ""]
+            columns[column] = _numbers(filled, column, "a number or nothing", source).reindex(text.index)
+    return columns
+
+
+def _foreign_record(path: Path, classes: tuple[str, str]) -> Record:
     """Give the record of scores whose training leukolens did not see."""
     return {"classes": list(classes), "positive": [classes[1]], "architecture": None, "display_name": path.stem,
-            "trained_on": "unknown", "split_label": "unknown", "optimistic": None, "synthetic": None,
-            "run_hash": None}  # fmt: skip
+            "kind": None, "trained_on": "unknown", "split_label": "unknown", "optimistic": None, "synthetic": None,
+            "run_hash": None, "decisions": []}  # fmt: skip
 
 
 def _read_text(path: Path) -> pd.DataFrame:
@@ -136,6 +168,9 @@ def _read_text(path: Path) -> pd.DataFrame:
             rows = [(reader.line_num, list(map(str.strip, row))) for row in reader if any(map(str.strip, row))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _bad_table(str(path), "a CSV file in UTF-8 with a header", str(error).strip()) from error
+    if len(header) == 1 and (separator := next((each for each in _OTHER_SEPARATORS if each in header[0]), None)):
+        named = {";": "semicolons", "\t": "tabs", "|": "bars"}[separator]
+        raise _bad_table(str(path), "cells separated by commas", f"cells separated by {named}")
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise _bad_table(str(path), "each column once", f"column {twice[0]} twice")
@@ -196,8 +231,8 @@ def _check_positive(positive: tuple[str, ...], classes: list[str], source: str) 
 
 def _numbers(text: pd.DataFrame, column: str, expected: str, source: str) -> pd.Series[float]:
     numbers = pd.to_numeric(text[column], errors="coerce").astype("float64")
-    whole = numbers.isna() if column != "fold" else numbers.isna() | (numbers % 1 != 0)
-    _first_bad(text, whole, column, expected, source)
+    wrong = ~np.isfinite(numbers) | ((numbers % 1 != 0) if column in _COUNTED_COLUMNS else False)
+    _first_bad(text, wrong, column, expected, source)
     return numbers
 
 

@@ -1,18 +1,16 @@
 """`leukolens predict`: a finished run and images in, predictions.parquet out.
 
-In: Run, Manifest and (to know the sides) Splits. Out: Predictions, one row per image in path order. Writes:
-`predictions.parquet`.
+In: Run with its decision, Manifest and (to know the sides) Splits. Out: Predictions, one row per image in path order:
+calibrated scores, the class by the threshold, how unlike the training images each is and, where asked for, refusals.
+Writes: `predictions.parquet`.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from leukolens.artifacts import PREDICTIONS_FILE, TEST, TRAIN, VALIDATION, Manifest, Predictions, Record, Splits
@@ -20,21 +18,16 @@ from leukolens.data.leak_door import check_disjoint
 from leukolens.data.pixel_cache import PixelCache, cache_pixels
 from leukolens.errors import LeakError, RunError, SettingsError
 from leukolens.models.compute import tune_allocator
-from leukolens.progress import progress
-from leukolens.training.features import FeatureExtractor, frozen_features, to_levels
+from leukolens.prediction.table import Scored, predictions_table
+from leukolens.settings import PredictSettings
+from leukolens.training.deciding import decision_entry
+from leukolens.training.features import VIEWS, FeatureExtractor, TimedFeatures, computed_features, frozen_features
+from leukolens.training.head import linear_logits
 from leukolens.training.runs import Run
 from leukolens.training.train import CACHE_FOLDER
 
 _BATCH = 32
 _NAMED = 3
-
-
-@dataclass(frozen=True)
-class Scored:
-    """`logits` float32 [images, classes] and the rate at which the network gave them."""
-
-    logits: NDArray[np.float32]
-    images_per_second: float
 
 
 def predict(
@@ -43,6 +36,7 @@ def predict(
     splits: Splits | Path | str | None = None,
     out: Path | str | None = None,
     cache_dir: Path | None = None,
+    settings: PredictSettings | None = None,
 ) -> Predictions:
     """Score the validation and test images of a split, or all images of a data set that the run has not seen.
 
@@ -54,15 +48,17 @@ def predict(
             those sides.
         out: a folder to write predictions.parquet into; None means the run's folder, which takes its own splits only.
         cache_dir: where pixels are cached; None means `cache` beside the run's folder.
+        settings: whether to refuse what is uncertain or unlike the training images, test-time augmentation, device.
 
     Raises:
-        RunError: the manifest has other classes than the run.
+        RunError: the manifest has other classes than the run, or the run has no decision.
         SettingsError: neither splits nor a folder for the predictions were given.
         LeakError: an image of the test side was in the run's training or validation.
     """
     tune_allocator()
     run = run if isinstance(run, Run) else Run.load(run)
     manifest, splits = Manifest.of(manifest), None if splits is None else Splits.of(splits)
+    settings, decision = settings or PredictSettings(), run.decision()
     _check_classes(run, manifest)
     if splits is None and out is None:
         raise SettingsError(
@@ -74,16 +70,42 @@ def predict(
     rows = _rows_to_score(run, manifest, splits)
     cache_folder = cache_dir or run.folder.parent / CACHE_FOLDER
     cache = cache_pixels(_on_canvas_of(run, manifest), cache_folder, run.preprocessing.input_px)
-    scored = _score(run, cache, cache.rows_of(list(rows["image"])), cache_folder)
-    predictions = Predictions(_table(rows, scored.logits, run), _record(run, manifest, splits, scored))
+    scored, seconds = _score(run, cache, cache.rows_of(list(rows["image"])), cache_folder, settings)
+    table = predictions_table(rows, scored, decision, settings.abstain)
+    record = {
+        **_record(run, manifest, splits, settings),
+        "seconds": seconds,
+        "images_per_second": len(table) / seconds,
+    }
+    predictions = Predictions(table, record)
     predictions.save(Path(out or run.folder) / PREDICTIONS_FILE)
     return predictions
 
 
+def predict_once(
+    run: Run, manifest: Manifest, splits: Splits, out: Path, cache_dir: Path, settings: PredictSettings | None = None
+) -> Predictions:
+    """What `predict` gives, read from `out` where the same run, decision, data, splits and settings made what lies there."""
+    settings = settings or PredictSettings()
+    made_of = {
+        "run_hash": run.record["run_hash"],
+        "decision_hash": run.decision_record["hash"],
+        "manifest_hash": manifest.content_hash,
+        "splits_hash": splits.content_hash,
+        "tta": settings.tta,
+        "abstain": settings.abstain,
+    }
+    if (out / PREDICTIONS_FILE).is_file():
+        predictions = Predictions.load(out)
+        if made_of == {name: predictions.record.get(name) for name in made_of}:
+            return predictions
+    return predict(run, manifest, splits, out, cache_dir, settings)
+
+
 def _rows_to_score(run: Run, manifest: Manifest, splits: Splits | None) -> pd.DataFrame:
-    """Manifest rows with their side and fold, in path order."""
+    """Manifest rows with their side, repeat and fold, in path order."""
     seen = run.training_images()
-    images = manifest.images.sort_values("image")
+    images = manifest.images.sort_values("image").assign(repeat=0)
     fold = run.settings.fold
     if splits is None:
         return images.assign(side=_sides_as_seen(run, manifest, images, seen), fold=fold).reset_index(drop=True)
@@ -140,47 +162,38 @@ def _on_canvas_of(run: Run, manifest: Manifest) -> Manifest:
     return Manifest(manifest.images, {**manifest.record, "canvas_px": list(run.preprocessing.canvas_px)})
 
 
-def _score(run: Run, cache: PixelCache, rows: NDArray[np.int64], cache_folder: Path) -> Scored:
+def _score(
+    run: Run, cache: PixelCache, rows: NDArray[np.int64], cache_folder: Path, settings: PredictSettings
+) -> tuple[Scored, float]:
+    """Logits of the images as they are or, with test-time augmentation, their mean over the views; distance of the plain.
+
+    Also gives the seconds that it took, decoding not counted, whenever that was.
+    """
+    classifier, outliers, compute = run.classifier(), run.outliers(), run.compute(settings.device)
+    extractor = FeatureExtractor(classifier, run.preprocessing, compute, _BATCH, run.record["display_name"])
+    plain = _features(run, extractor, cache, rows, cache_folder)
+    logits, seconds = [linear_logits(plain.values, classifier.head.weight, classifier.head.bias)], plain.seconds
+    for view in range(1, VIEWS) if settings.tta else ():
+        seen = _features(run, extractor.of_view(view), cache, rows, cache_folder)
+        logits.append(linear_logits(seen.values, classifier.head.weight, classifier.head.bias))
+        seconds += seen.seconds
+    return Scored(np.mean(logits, axis=0), outliers.scores(plain.values)), seconds
+
+
+def _features(
+    run: Run, extractor: FeatureExtractor, cache: PixelCache, rows: NDArray[np.int64], cache_folder: Path
+) -> TimedFeatures:
+    """A backbone that stayed frozen reads the cached features and computes what is missing; a fine-tuned one computes."""
     if run.record["best_phase"] == "head":
-        return _score_frozen(run, cache, rows, cache_folder)
-    classifier, compute = run.classifier().to(memory_format=torch.channels_last), run.compute()
-    classifier.to(compute.device)
-    logits, seconds = [], 0.0
-    with progress(f"{run.record['display_name']}: predicting", len(rows)) as advance:
-        for start in range(0, len(rows), _BATCH):
-            began = time.perf_counter()
-            levels = to_levels(cache.pixels[rows[start : start + _BATCH]], compute.device)
-            with torch.inference_mode(), compute.autocast():
-                logits.append(classifier(levels).float().cpu().numpy())
-            seconds += time.perf_counter() - began
-            advance(len(levels))
-    return Scored(np.concatenate(logits), len(rows) / seconds)
+        return frozen_features(extractor, cache, rows.tolist(), cache_folder)
+    return computed_features(extractor, cache, rows.tolist())
 
 
-def _score_frozen(run: Run, cache: PixelCache, rows: NDArray[np.int64], cache_folder: Path) -> Scored:
-    """A network whose backbone stayed frozen reads the cached features; what is not cached is computed."""
-    classifier = run.classifier()
-    extractor = FeatureExtractor(classifier, run.preprocessing, run.compute(), _BATCH, run.record["display_name"])
-    features = frozen_features(extractor, cache, rows.tolist(), cache_folder)
-    with torch.inference_mode():
-        logits = classifier.head.cpu()(torch.from_numpy(features.values)).numpy()
-    return Scored(logits, len(rows) / features.seconds)
-
-
-def _table(rows: pd.DataFrame, logits: NDArray[np.float32], run: Run) -> pd.DataFrame:
-    classes, positive = run.record["classes"], run.record["positive"]
-    scores = torch.from_numpy(logits).double().softmax(dim=1).numpy()
-    of_positive = scores[:, [classes.index(name) for name in positive]].sum(axis=1) if positive else np.nan
-    table = rows[["image", "subject", "group", "fold", "side"]].assign(
-        y_true=rows["label"], y_pred=np.array(classes)[scores.argmax(axis=1)], y_score=np.clip(of_positive, 0, 1)
-    )
-    return table.assign(**{f"score_{name}": scores[:, index] for index, name in enumerate(classes)})
-
-
-def _record(run: Run, manifest: Manifest, splits: Splits | None, scored: Scored) -> Record:
+def _record(run: Run, manifest: Manifest, splits: Splits | None, settings: PredictSettings) -> Record:
     names = ("classes", "positive", "architecture", "display_name", "run_hash")
     return {
         **{name: run.record[name] for name in names},
+        "kind": "network",
         # Figures say nothing of leukemia where either the cells that were learned from or those scored are drawn.
         "synthetic": run.record["synthetic"] or manifest.record["synthetic"],
         "trained_on": run.record["weights"]["trained_on"],
@@ -188,5 +201,8 @@ def _record(run: Run, manifest: Manifest, splits: Splits | None, scored: Scored)
         "optimistic": run.record["split"]["optimistic"],
         "manifest_hash": manifest.content_hash,
         "splits_hash": splits.content_hash if splits else None,
-        "images_per_second": scored.images_per_second,
+        "decisions": [decision_entry(run.decision(), repeat=0, fold=run.settings.fold)],
+        "decision_hash": run.decision_record["hash"],
+        "tta": settings.tta,
+        "abstain": settings.abstain,
     }

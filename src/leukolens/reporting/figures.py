@@ -1,65 +1,25 @@
-"""The drawings of the report, as inline SVG that stands on a white card and is safe to put beside others.
+"""The drawings of single networks: curves, learning, confusion, subjects, and the images of each side.
 
 In: figures as they stand in metrics.json, epochs.csv and the tables; nothing is computed but positions on paper.
 Out: `Picture` (SVG and caption). Writes: nothing.
-
-Colours: networks from the palette of Okabe & Ito (2008), classes from "bright" of Tol (2021), both told apart under the
-common forms of colour blindness; line patterns and markers differ too, for print in grey.
 """
 
 from __future__ import annotations
 
-import html
-import io
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-NETWORK_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINE_PATTERNS = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
-CLASS_COLOURS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#66CCEE", "#CCBB44", "#555555")
-CLASS_MARKERS = ("s", "o", "^", "D", "v", "P", "X")
-GREY = "#8a8a8a"
+from leukolens.reporting.drawing import CLASS_COLOURS, CLASS_MARKERS, GREY, Picture, cycled, draw, in_percent, short
 
-# 3.4 inches are 326 CSS pixels: one on a telephone, two on A4, three on a screen, never scaled.
-WIDTH_INCHES = 3.4
-_STYLE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 8.5,
-    "axes.titlesize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.6,
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # a class or subject may be named "$"
-    "figure.facecolor": "white",
-}
-_FONT_STACK = "'DejaVu Sans', Verdana, sans-serif"  # Verdana has the widths that the layout was made for
 _MOST_NAMED_SUBJECTS = 30
-_LONGEST_NAME = 20
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One drawing: `svg` may be put into HTML as it is, `caption` is plain text."""
-
-    svg: Markup
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -73,22 +33,9 @@ class Line:
     pattern: Any
 
 
-def overview(key: str, table: pd.DataFrame, colours: Mapping[str, str]) -> Picture:
-    """Balanced accuracy on test: one row per network, a dot per protocol, a ring where the split is optimistic.
-
-    Args:
-        key: unique in the page; prefix of every id in the SVG.
-        table: from `evaluation.comparison.comparison_table`.
-        colours: colour of each architecture.
-    """
-    count = table["architecture"].nunique()
-    caption = "Balanced accuracy on the test images. Filled: subjects kept apart; ring: split by image, optimistic."
-    return _draw(key, caption, 1.0 + 0.32 * count, partial(_paint_overview, table=table, colours=colours))
-
-
 def class_counts(key: str, counts: pd.DataFrame, unit: str) -> Picture:
     """Bars of images or subjects (`unit`, a column of `count_sides`) per side and class."""
-    return _draw(key, f"{unit.capitalize()} per class and side.", 2.7, partial(_paint_counts, counts=counts, unit=unit))
+    return draw(key, f"{unit.capitalize()} per class and side.", 2.7, partial(_paint_counts, counts=counts, unit=unit))
 
 
 def learning_curves(key: str, epochs: pd.DataFrame, colour: str, best_epoch: int | None) -> Picture:
@@ -97,28 +44,28 @@ def learning_curves(key: str, epochs: pd.DataFrame, colour: str, best_epoch: int
     caption = f"{phase}: loss and balanced accuracy by epoch." + (
         " Dotted: the epoch that was kept." if best_epoch is not None else ""
     )
-    return _draw(key, caption, 3.4, partial(_paint_learning, epochs=epochs, colour=colour, best_epoch=best_epoch))
+    return draw(key, caption, 3.4, partial(_paint_learning, epochs=epochs, colour=colour, best_epoch=best_epoch))
 
 
 def confusion(key: str, matrix: Sequence[Sequence[int]], classes: Sequence[str], side: str) -> Picture:
     """Counts by true (rows) and predicted class (columns); the shade is the share of the row."""
     caption = f"Confusion matrix, {side} images; the darker, the larger the share of the true class."
     height = 2.3 + 0.32 * len(classes)
-    return _draw(key, caption, height, partial(_paint_confusion, matrix=np.asarray(matrix), classes=classes))
+    return draw(key, caption, height, partial(_paint_confusion, matrix=np.asarray(matrix), classes=classes))
 
 
 def roc(key: str, lines: Sequence[Line], what: str) -> Picture:
     """ROC curves, one per line; the diagonal is chance."""
     caption = f"ROC curves, {what}; in brackets the area (AUROC). Dashed grey: chance."
     paint = partial(_paint_curves, lines=lines, axes_names=("fpr", "tpr"), labels=("1 − specificity", "sensitivity"))
-    return _draw(key, caption, 3.15 + 0.18 * len(lines), paint)
+    return draw(key, caption, 3.15 + 0.18 * len(lines), paint)
 
 
 def precision_recall(key: str, lines: Sequence[Line], what: str) -> Picture:
     """Precision-recall curves, one per line."""
     caption = f"Precision-recall curves, {what}; in brackets the average precision (AUPRC)."
     paint = partial(_paint_curves, lines=lines, axes_names=("recall", "precision"), labels=("recall", "precision"))
-    return _draw(key, caption, 3.15 + 0.18 * len(lines), paint)
+    return draw(key, caption, 3.15 + 0.18 * len(lines), paint)
 
 
 def subject_accuracy(key: str, entries: Sequence[Mapping[str, Any]], classes: Sequence[str], side: str) -> Picture:
@@ -128,53 +75,7 @@ def subject_accuracy(key: str, entries: Sequence[Mapping[str, Any]], classes: Se
         f" {len(entries)} subjects, the lowest on top; the list names those." if many else ""
     )
     height = 5.0 if many else 1.1 + 0.17 * max(len(entries), 4)
-    return _draw(key, caption, height, partial(_paint_subjects, entries=entries, classes=classes, many=many))
-
-
-def _draw(key: str, caption: str, height_inches: float, paint: Callable[[Figure], None]) -> Picture:
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": key}), warnings.catch_warnings():
-        # The reader's browser has the glyphs of other scripts that Matplotlib's own font lacks.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
-        paint(figure)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return Picture(_inline(buffer.getvalue(), key, caption), caption)
-
-
-def _inline(svg: str, key: str, caption: str) -> Markup:
-    """Strip what a page has no use for, and make every id the figure's own, so that clip paths do not collide."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<[^>]+>", lambda tag: _own_ids(tag[0], key), svg)
-    label = html.escape(caption, quote=True)
-    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))  # noqa: S704 - texts are escaped
-
-
-def _own_ids(tag: str, key: str) -> str:
-    tag = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", tag)
-    tag = re.sub(r'(\sid=")', rf"\g<1>{key}-", tag)
-    tag = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\g<1>{key}-", tag)
-    return tag.replace("'DejaVu Sans'", _FONT_STACK)
-
-
-def _paint_overview(figure: Figure, table: pd.DataFrame, colours: Mapping[str, str]) -> None:
-    axes = figure.subplots()
-    names = list(dict.fromkeys(table["architecture"]))
-    for place, name in enumerate(names):
-        rows = table[(table["architecture"] == name) & table["test_balanced_accuracy"].notna()]
-        axes.plot(rows["test_balanced_accuracy"], [place] * len(rows), color="#cccccc", linewidth=2, zorder=1)
-        for value, optimistic in zip(rows["test_balanced_accuracy"], rows["optimistic"], strict=True):
-            face = "white" if optimistic else colours[name]
-            axes.plot(value, place, "o", color=colours[name], markerfacecolor=face, markersize=8, markeredgewidth=2)
-    shown = table.drop_duplicates("architecture").set_index("architecture")["display_name"]
-    axes.set_yticks(range(len(names)), [_short(shown[name]) for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(min(0.5, table["test_balanced_accuracy"].min()) - 0.02, 1.02)
-    _in_percent(axes.xaxis)
-    axes.grid(axis="x", color="#e6e6e6")
-    axes.set_axisbelow(True)
-    axes.set_xlabel("balanced accuracy on test")
+    return draw(key, caption, height, partial(_paint_subjects, entries=entries, classes=classes, many=many))
 
 
 def _paint_counts(figure: Figure, counts: pd.DataFrame, unit: str) -> None:
@@ -184,7 +85,7 @@ def _paint_counts(figure: Figure, counts: pd.DataFrame, unit: str) -> None:
     for index, label in enumerate(labels):
         values = counts.loc[counts["label"] == label, unit].tolist()
         places = [place + (index - (len(labels) - 1) / 2) * width for place in range(len(sides))]
-        bars = axes.bar(places, values, width * 0.92, color=_of(CLASS_COLOURS, index), label=_short(label))
+        bars = axes.bar(places, values, width * 0.92, color=cycled(CLASS_COLOURS, index), label=short(label))
         # Upright numbers of narrow bars would run into each other.
         axes.bar_label(bars, fontsize=7.5, padding=1 if len(labels) < 4 else 2, rotation=0 if len(labels) < 4 else 90)
     axes.set_xticks(range(len(sides)), sides)
@@ -204,7 +105,7 @@ def _paint_learning(figure: Figure, epochs: pd.DataFrame, colour: str, best_epoc
     loss.set_ylabel("loss")
     loss.set_ylim(bottom=0)
     accuracy.set_ylabel("validation\nbalanced accuracy")
-    _in_percent(accuracy.yaxis)
+    in_percent(accuracy.yaxis)
     accuracy.set_xlabel("epoch")
     accuracy.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     for axes in (loss, accuracy):
@@ -224,7 +125,7 @@ def _paint_confusion(figure: Figure, matrix: np.ndarray[Any, Any], classes: Sequ
     for row, column in np.ndindex(matrix.shape):
         ink = "white" if share[row, column] > 0.55 else "black"
         axes.text(column + 0.5, row + 0.5, f"{matrix[row, column]:,}", ha="center", va="center", color=ink, fontsize=11)
-    names = [_short(name) for name in classes]
+    names = [short(name) for name in classes]
     centres = [place + 0.5 for place in range(len(names))]
     axes.set_xticks(centres, names)
     axes.set_yticks(centres, names)
@@ -244,7 +145,7 @@ def _paint_curves(figure: Figure, lines: Sequence[Line], axes_names: tuple[str, 
         # Recall falls from 1 to 0 along the list; average precision takes the precision at each step's higher recall.
         drawstyle: Any = "steps-post" if across == "recall" else "default"
         axes.plot(line.curve[across], line.curve[up], linestyle=line.pattern, color=line.colour, drawstyle=drawstyle,
-                  label=f"{_short(line.name)}{area}")  # fmt: skip
+                  label=f"{short(line.name)}{area}")  # fmt: skip
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=labels[0], ylabel=labels[1])
     axes.grid(color="#eeeeee")
     figure.legend(loc="outside lower center", ncols=1, handlelength=3)
@@ -262,18 +163,18 @@ def _paint_subjects(figure: Figure, entries: Sequence[Mapping[str, Any]], classe
             [entry["accuracy"] for _, entry in chosen],
             [place for place, _ in chosen],
             [(0.4 if many else 1) * (14 + 80 * entry["images"] / largest) for _, entry in chosen],
-            color=_of(CLASS_COLOURS, index) if name else GREY,
-            marker=_of(CLASS_MARKERS, index),
-            label=_short(name) if name else "several classes",
+            color=cycled(CLASS_COLOURS, index) if name else GREY,
+            marker=cycled(CLASS_MARKERS, index),
+            label=short(name) if name else "several classes",
             edgecolors="white",
             linewidths=0.6,
             zorder=3,
         )
     named = [] if many else entries
-    axes.set_yticks(range(len(named)), [_short(entry["subject"]) for entry in named], fontsize=7.5)
+    axes.set_yticks(range(len(named)), [short(entry["subject"]) for entry in named], fontsize=7.5)
     axes.set_ylim(len(entries) - 0.4, -0.6)
     axes.set_xlim(min(0.5, entries[0]["accuracy"]) - 0.04, 1.04)
-    _in_percent(axes.xaxis)
+    in_percent(axes.xaxis)
     axes.grid(color="#e6e6e6", axis="both" if not many else "x")
     axes.set_axisbelow(True)
     axes.set_xlabel("share of the subject's images that are right")
@@ -281,16 +182,3 @@ def _paint_subjects(figure: Figure, entries: Sequence[Mapping[str, Any]], classe
     for handle in legend.legend_handles:
         if handle is not None and hasattr(handle, "set_sizes"):
             handle.set_sizes([40])
-
-
-def _in_percent(axis: Axis) -> None:
-    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%"))
-
-
-def _of(values: Sequence[str], index: int) -> str:
-    return values[index % len(values)]
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"

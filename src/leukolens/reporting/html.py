@@ -1,7 +1,8 @@
 """The verb `report`: a folder of results in, one self-contained HTML page out.
 
 In: RESULTS as `leukolens compare` leaves it (see `results`). Out: the path of the page. Writes: RESULTS/report.html, which
-loads nothing from elsewhere, needs no JavaScript, reads on a telephone and prints on A4.
+loads nothing from elsewhere, needs no JavaScript, reads on a telephone and prints on A4; and, where what the split by image
+adds was measured, that figure alone as RESULTS/leak.png.
 """
 
 from __future__ import annotations
@@ -12,31 +13,34 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from leukolens.artifacts import REPORT_FILE, write_text
 from leukolens.reporting import wording
+from leukolens.reporting.figures_statistics import LEAK_PICTURE_FILE, write_leak
 from leukolens.reporting.results import read_results
-from leukolens.reporting.sections import page
+from leukolens.reporting.sections import network_colours, page
 
 TEMPLATE = "report.html.j2"
-_WRITTEN = (wording.percent, wording.decimal, wording.points, wording.count, wording.millions, wording.rate,
-            wording.duration, wording.phase)  # fmt: skip
+_WRITTEN = (wording.percent, wording.decimal, wording.small, wording.one_digit, wording.two_digits, wording.difference,
+            wording.p_value, wording.percent_interval, wording.decimal_interval, wording.difference_interval, wording.count,
+            wording.millions, wording.rate, wording.duration, wording.phase, wording.sentence)  # fmt: skip
 
 
 def report(results: Path | str) -> Path:
     """Write RESULTS/report.html.
 
     Args:
-        results: folder with comparison.json, or any folder that holds run directories with metrics.json, or one such
-            run directory.
+        results: folder with comparison.json, or any folder that holds metrics.json somewhere below, or in itself.
 
     Returns:
         Path of the page. Pieces that are absent are named on it.
 
     Raises:
-        ArtifactError: the folder holds no evaluated network, or a file in it is damaged.
+        ArtifactError: the folder holds no evaluated model, a file in it is damaged, or an older leukolens evaluated it.
     """
-    folder = Path(results)
-    text = _environment().get_template(TEMPLATE).render(page(read_results(folder)))
-    path = folder / REPORT_FILE
+    read = read_results(Path(results))
+    text = _environment().get_template(TEMPLATE).render(page(read))
+    path = read.folder / REPORT_FILE
     write_text(path, text)
+    if read.leak is not None:
+        write_leak(read.leak, network_colours(read), read.folder / LEAK_PICTURE_FILE)
     return path
 
 

@@ -5,7 +5,7 @@ In: values of metrics.json and of the records. Out: text. Writes: nothing. Round
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,20 @@ _NARROW_SPACE = "\u202f"
 _MINUS = "\u2212"
 _MINUTE, _HOUR = 60, 3600
 _MILLION = 1_000_000
+_SMALLEST_SHOWN = 0.001
 
+FIGURE_NAMES: Mapping[str, str] = {
+    "auroc": "AUROC",
+    "auroc_macro_ovr": "AUROC, macro",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "f1_weighted": "F1, weighted",
+    "f1_macro": "F1, macro",
+    "mcc": "MCC",
+    "ece": "ECE",
+}
 PHASES: Mapping[str, str] = {"head": "new head, frozen backbone", "finetune": "fine-tuned"}
 
 GLOSSARY: tuple[tuple[str, str], ...] = (
@@ -37,6 +50,23 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("Split by subject", "all images of one person are on one side: the test asks about new persons."),
     ("Split by image", "images of one person are on both sides: the network may know the person. Optimistic."),
     ("Frozen backbone", "only the last layer, the head, is trained; the rest keeps its pretrained weights."),
+    ("95 % interval", "made so that it holds the true figure about 95 times in 100: subject groups are redrawn thousands of "
+     "times, all images of one together, for they resemble each other (cluster bootstrap)."),
+    ("Paired difference", "two models on the same images, in each redraw: what both share, such as a hard subject, cancels."),
+    ("Holm-adjusted p", "p-value made stricter for the number of comparisons (Holm 1979): of many, some differ by chance."),
+    ("DeLong's p", "test of two AUROCs (DeLong et al. 1988); it takes images as independent, so it is too sure here."),
+    ("P(best), expected rank", "share of the redraws in which a model comes first, and its mean place."),
+    ("Shortcut baselines", "what needs no morphology: always the commonest class, cell area, area and colour."),
+    ("Cross-validation", "every image is tested once, by a network trained without its fold; repeated with other seeds."),
+    ("Calibration, ECE", "whether 80 % means 80 of 100; ECE is the mean gap over bins of equal size, 0 is perfect."),
+    ("Temperature", "one number, fitted on validation, that logits are divided by to mend over-confidence (Guo et al. 2017)."),
+    ("Brier score", "mean squared error of the probability: reliability (should be 0) − resolution (should be large) + "
+     "uncertainty of the classes (Murphy 1973), and a small rest within the bins."),
+    ("Threshold", "probability from which an image is called positive; chosen on validation."),
+    ("Prediction set", "the classes that cannot be ruled out at the promised rate of errors; one class: an answer, else none "
+     "(split conformal)."),
+    ("Risk–coverage", "error among the images that are answered while the least certain ones are left out; AURC is its mean."),
+    ("Ensemble, TTA", "mean of several networks; mean over 8 flips and quarter turns of one image (test-time augmentation)."),
     ("Fine-tuning", "the whole network is trained further, the backbone with a smaller learning rate."),
 )
 
@@ -51,9 +81,58 @@ def decimal(value: float | None) -> str:
     return ABSENT if _absent(value) else f"{value:.3f}".replace("-", _MINUS)
 
 
-def points(value: float | None) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    return ABSENT if _absent(value) else f"{100 * value:+.1f}".replace("-", _MINUS)  # type: ignore[operator]
+def one_digit(value: float | None) -> str:
+    """A mean rank."""
+    return ABSENT if _absent(value) else f"{value:.1f}"
+
+
+def two_digits(value: float | None) -> str:
+    """A mean number of classes."""
+    return ABSENT if _absent(value) else f"{value:.2f}"
+
+
+def small(value: float | None) -> str:
+    """A calibration error or a part of the Brier score with three decimals, "<0.001" where it would read 0.000."""
+    if value is None or _absent(value):
+        return ABSENT
+    return f"<{_SMALLEST_SHOWN:.3f}" if 0 < value < _SMALLEST_SHOWN / 2 else decimal(value)
+
+
+def difference(value: float | None) -> str:
+    """A difference of areas or of errors with its sign and three decimals."""
+    return ABSENT if _absent(value) else f"{value:+.3f}".replace("-", _MINUS)
+
+
+def p_value(value: float | None) -> str:
+    """A p-value with three decimals, "<0.001" below that."""
+    if value is None or _absent(value):
+        return ABSENT
+    return f"<{_SMALLEST_SHOWN:.3f}" if value < _SMALLEST_SHOWN else f"{value:.3f}"
+
+
+def percent_interval(ends: Sequence[float] | None) -> str:
+    """Both ends of an interval of shares, in percent: "[77.0, 85.1]"."""
+    return ABSENT if ends is None else f"[{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]".replace("-", _MINUS)
+
+
+def decimal_interval(ends: Sequence[float] | None) -> str:
+    """Both ends of an interval of areas or errors: "[0.790, 0.880]"."""
+    return ABSENT if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]".replace("-", _MINUS)
+
+
+def difference_interval(ends: Sequence[float] | None) -> str:
+    """Both ends of an interval of a difference, with their signs: "[−0.012, +0.034]"."""
+    return ABSENT if ends is None else f"[{ends[0]:+.3f}, {ends[1]:+.3f}]".replace("-", _MINUS)
+
+
+def listing(names: Sequence[str]) -> str:
+    """Join names as a sentence does: "A, B and C"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+
+
+def sentence(text: str) -> str:
+    """Begin with a capital."""
+    return text[:1].upper() + text[1:]
 
 
 def count(value: float | None) -> str:

@@ -1,15 +1,15 @@
-"""Frozen features: computed once per (pixels, weights, preprocessing, precision) and kept.
+"""Frozen features: computed once per (pixels, weights, preprocessing, precision, view) and kept.
 
-In: a classifier and cached pixels. Out: float32 [images, width]. Writes: `features-<key>/<first content hash>.npz` below
-the cache folder, in parts of a few hundred images, so that an interrupted extraction goes on where it stopped and images
-that two splits share are computed once.
+In: a classifier and cached pixels. Out: float32 [images, width], of the images as they are or of one of their symmetric
+views. Writes: `features-<key>/<first content hash>.npz` below the cache folder, in parts of a few hundred images, so that
+an interrupted extraction goes on where it stopped and images that two splits share are computed once.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +21,20 @@ from leukolens.data.pixel_cache import PixelCache
 from leukolens.data.preprocessing import Pixels, Preprocessing
 from leukolens.models.classifier import Classifier, hash_backbone
 from leukolens.models.compute import Compute
-from leukolens.progress import progress
+from leukolens.progress import Advance, progress
 
 Features = NDArray[np.float32]
 
 _KEY_LENGTH = 16
 _IMAGES_PER_PART = 512
 
+# A cell has no up and no left: the square's 4 turns and their mirror images show the same cell.
+VIEWS = 8
+_TURNS = 4
+
 
 @dataclass(frozen=True)
-class FrozenFeatures:
+class TimedFeatures:
     """`values` float32 [images, width] in the order asked for; `seconds` that computing them took, whenever that was."""
 
     values: Features
@@ -39,24 +43,33 @@ class FrozenFeatures:
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A frozen backbone and how it computes."""
+    """A backbone and how it computes; `view` (0–7) says how the images are turned before it sees them."""
 
     classifier: Classifier
     preprocessing: Preprocessing
     compute: Compute
     batch_size: int
     display_name: str
+    view: int = 0
 
     def key(self) -> str:
         """What the features depend on besides the pixels."""
-        record = [hash_backbone(self.classifier), self.preprocessing.to_record(), self.compute.precision]
-        return hash_json(record)[:_KEY_LENGTH]
+        record = (hash_backbone(self.classifier), self.preprocessing.to_record(), self.compute.precision)
+        return hash_json((*record, self.view) if self.view else record)[:_KEY_LENGTH]
 
     def __call__(self, pixels: Pixels) -> Features:
         """Features of uint8 [batch, side, side, 3]."""
-        levels = to_levels(pixels, self.compute.device)
+        levels = turned(to_levels(pixels, self.compute.device), self.view)
         with torch.inference_mode(), self.compute.autocast():
             return self.classifier.features(levels).float().cpu().numpy()
+
+    def of_view(self, view: int) -> FeatureExtractor:
+        """The same backbone on another view of the images."""
+        return replace(self, view=view)
+
+    def ready(self) -> None:
+        """Bring the backbone to its device, to be asked and not trained."""
+        self.classifier.to(memory_format=torch.channels_last).to(self.compute.device).eval()
 
 
 def to_levels(pixels: Pixels, device: str) -> torch.Tensor:
@@ -64,7 +77,22 @@ def to_levels(pixels: Pixels, device: str) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2)
 
 
-def frozen_features(extractor: FeatureExtractor, cache: PixelCache, rows: Sequence[int], folder: Path) -> FrozenFeatures:
+def turned(levels: torch.Tensor, view: int) -> torch.Tensor:
+    """Turn [batch, 3, side, side]: views 0–3 by as many quarter turns, 4–7 the mirror images of these."""
+    quarters = torch.rot90(levels, view % _TURNS, dims=(2, 3))
+    return quarters.flip(3) if view >= _TURNS else quarters
+
+
+def computed_features(extractor: FeatureExtractor, cache: PixelCache, rows: Sequence[int]) -> TimedFeatures:
+    """Features of the given rows of the pixel cache, computed and not kept: for a network that was fine-tuned."""
+    extractor.ready()
+    began = time.perf_counter()
+    with progress(f"{extractor.display_name}: features", len(rows)) as advance:
+        values = _in_batches(extractor, cache.pixels, rows, advance)
+    return TimedFeatures(values, time.perf_counter() - began)
+
+
+def frozen_features(extractor: FeatureExtractor, cache: PixelCache, rows: Sequence[int], folder: Path) -> TimedFeatures:
     """Features of the given rows of the pixel cache, reading what is on disk and computing the rest."""
     parts = folder / f"features-{extractor.key()}"
     row_of = {cache.content_hashes[row]: row for row in rows}
@@ -74,21 +102,27 @@ def frozen_features(extractor: FeatureExtractor, cache: PixelCache, rows: Sequen
         _compute_parts(extractor, cache.pixels, missing, parts)
     stored, seconds = _read_parts(parts)
     values = np.stack([stored[cache.content_hashes[row]] for row in rows])
-    return FrozenFeatures(values, seconds / len(stored) * len(row_of))
+    return TimedFeatures(values, seconds / len(stored) * len(row_of))
 
 
 def _compute_parts(extractor: FeatureExtractor, pixels: Pixels, row_of: dict[str, int], parts: Path) -> None:
-    extractor.classifier.to(memory_format=torch.channels_last).to(extractor.compute.device).eval()
+    extractor.ready()
     hashes = list(row_of)
     with progress(f"{extractor.display_name}: frozen features", len(hashes)) as advance:
         for start in range(0, len(hashes), _IMAGES_PER_PART):
             part = hashes[start : start + _IMAGES_PER_PART]
-            began, values = time.perf_counter(), []
-            for batch_start in range(0, len(part), extractor.batch_size):
-                batch = part[batch_start : batch_start + extractor.batch_size]
-                values.append(extractor(pixels[[row_of[content] for content in batch]]))
-                advance(len(batch))
-            _write_part(parts, part, np.concatenate(values), time.perf_counter() - began)
+            began = time.perf_counter()
+            values = _in_batches(extractor, pixels, [row_of[content] for content in part], advance)
+            _write_part(parts, part, values, time.perf_counter() - began)
+
+
+def _in_batches(extractor: FeatureExtractor, pixels: Pixels, rows: Sequence[int], advance: Advance) -> Features:
+    values = []
+    for start in range(0, len(rows), extractor.batch_size):
+        batch = list(rows[start : start + extractor.batch_size])
+        values.append(extractor(pixels[batch]))
+        advance(len(batch))
+    return np.concatenate(values)
 
 
 def _write_part(parts: Path, hashes: list[str], values: Features, seconds: float) -> None:

@@ -180,7 +180,10 @@ class FineTuning(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep the logits: the epoch is judged on all of them together."""
-        self.validation_logits.append(self.classifier(batch[0]).float())
+        features = self.classifier.features(batch[0])
+        # The head in float32, as `predict` has it.
+        with torch.autocast(features.device.type, enabled=False):
+            self.validation_logits.append(self.classifier.head(features.float()))
 
     def judge(self) -> Epoch:
         """Judge the epoch that has just ended."""

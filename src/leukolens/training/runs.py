@@ -1,7 +1,8 @@
 """A run directory: one trained network and everything that made it.
 
 In: what `train` found. Out: Run. Writes: `run.json` last, when all else is in place: `weights.safetensors`, `epochs.csv`,
-`training_images.csv` (the cells that the network has seen, so that nobody can test on them unawares).
+`training_images.csv` (the cells that the network has seen, so that nobody can test on them unawares), `decision.json` and
+`outliers.safetensors` (see `deciding.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from leukolens.artifacts import RUN_FILE, WEIGHTS_FILE, Record, read_json
+from leukolens.artifacts import DECISION_FILE, OUTLIERS_FILE, RUN_FILE, WEIGHTS_FILE, Record, hash_file, read_json
 from leukolens.data.preprocessing import Preprocessing
+from leukolens.decision.outliers import OutlierModel
+from leukolens.decision.rule import Decision
 from leukolens.errors import RunError
 from leukolens.models.architectures import find_architecture
 from leukolens.models.classifier import Backbone, Classifier
@@ -47,7 +50,7 @@ class Run:
 
     @property
     def settings(self) -> TrainSettings:
-        """The settings that it was trained with."""
+        """The settings that it was trained with; those of the decision, which may be fitted again, stand in its record."""
         return TrainSettings.model_validate(self.record["settings"])
 
     @property
@@ -76,6 +79,34 @@ class Run:
                 remedy="copy the run directory again, or train anew into another one",
             ) from error
         return classifier.eval()
+
+    @property
+    def decision_record(self) -> Record:
+        """What decision.json says: the Decision, its `settings` and its `hash`; raises RunError where it is absent."""
+        for name in (DECISION_FILE, OUTLIERS_FILE):
+            if not (self.folder / name).is_file():
+                raise self._undecided(f"{self.folder} has no {name}.", "a run without it, of an earlier version or damaged")
+        record: Record = read_json(self.folder / DECISION_FILE)
+        return record
+
+    def decision(self) -> Decision:
+        """Temperature, threshold and prediction sets, as fitted on validation; raises RunError where there are none."""
+        return Decision.from_record(self.decision_record)
+
+    def outliers(self) -> OutlierModel:
+        """Features of training images and the distance that is still accepted; raises RunError where there are none."""
+        path = self.folder / OUTLIERS_FILE
+        if self.decision_record["outliers"]["sha256"] != (found := hash_file(path)):
+            raise self._undecided(f"{path} is not the file that {DECISION_FILE} belongs to.", f"SHA-256 {found}")
+        return OutlierModel.load(path)
+
+    def _undecided(self, what: str, received: str) -> RunError:
+        return RunError(
+            what,
+            expected=f"{DECISION_FILE} and {OUTLIERS_FILE}, fitted together at the end of the training",
+            received=received,
+            remedy="run the same train command again: only the decision is fitted",
+        )
 
     def training_images(self) -> pd.DataFrame:
         """The cells it was trained or validated on: columns image, side, group, pixel_hash."""

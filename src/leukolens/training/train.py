@@ -2,7 +2,8 @@
 
 In: Manifest, Splits, TrainSettings. Out: Run. Writes: the run directory (see `runs.py`) and, beside it, the caches of
 pixels and frozen features. The same call on an unfinished directory goes on where it stopped; on a finished one it returns
-the run; on one made with other data or settings it raises RunError.
+the run, after fitting the decision again where other settings of it are wished; on one made with other data or other
+settings of the training it raises RunError.
 """
 
 from __future__ import annotations
@@ -42,14 +43,15 @@ from leukolens.models.weights import PretrainedWeights, find_weights
 from leukolens.progress import logger
 from leukolens.provenance import git_commit, hardware, versions
 from leukolens.settings import TrainSettings
-from leukolens.training.features import FeatureExtractor, frozen_features
+from leukolens.training.deciding import DecisionData, bank_of, fit_on_validation, is_decided, save_decision, validation_scores
+from leukolens.training.features import FeatureExtractor, Features, computed_features, frozen_features
 from leukolens.training.finetuning import BEST_FILE, RESUME_FOLDER, FineTuned, TrainingImages, fine_tune, save_weights
-from leukolens.training.head import FittedHead, Side, fit_head
+from leukolens.training.head import FittedHead, Side, fit_head, linear_logits
 from leukolens.training.runs import TRAINING_IMAGES_FILE, Run
 from leukolens.training.selection import Epoch, Selection
 
 CACHE_FOLDER = "cache"
-_KEY_FILE = "key.json"
+KEY_FILE = "key.json"
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,12 @@ class Task:
         return np.array([self.manifest.classes.index(label) for label in label_of[images]], dtype=np.int64)
 
     def key(self) -> Record:
-        """What the result depends on; a directory made with another key is never written into."""
+        """What the network depends on; a directory made with another key is never written into.
+
+        The settings of the decision are none of it: a decision is fitted again in a second.
+        """
         return {
-            "settings": self.settings.model_dump(mode="json", exclude={"weights_dir", "weights", "device"}),
+            "settings": self.settings.model_dump(mode="json", exclude={"weights_dir", "weights", "device", "decision"}),
             "manifest": self.manifest.content_hash,
             "splits": self.splits.content_hash,
             "weights": self.weights.sha256 or self.weights.origin,
@@ -96,6 +101,8 @@ def train(
 ) -> Run:
     """Train one network: a head on frozen features, then fine-tuning; keep what was best on validation.
 
+    What turns its logits into answers is fitted there too, at the end.
+
     Args:
         manifest: a Manifest or the path of its file.
         splits: Splits or the path of their file; refused where a group or duplicate is on two sides.
@@ -112,25 +119,27 @@ def train(
         RunError: `out` was made with other data or settings.
     """
     tune_allocator()
-    task = _prepare(manifest, splits, Path(out), settings or TrainSettings(), cache_dir)
+    task = prepare(manifest, splits, Path(out), settings or TrainSettings(), cache_dir)
     if _is_finished(task):
         logger.info("%s: already trained, read from %s", task.weights.architecture.display_name, task.folder)
-        return Run.load(task.folder)
-    write_json(task.folder / _KEY_FILE, task.key())
+        return _decided_again(task, Run.load(task.folder))
+    write_json(task.folder / KEY_FILE, task.key())
     cache = cache_pixels(task.manifest, task.cache_folder, task.settings.input_px)
-    classifier = _build(task)
+    classifier = build(task)
     head, feature_seconds = _fit_head(task, cache, classifier)
     _install(head, classifier)
     tuned = _fine_tune(task, cache, classifier)
     best_phase = _keep_best(task, classifier, head, tuned)
     epochs = [*head.epochs, *tuned.epochs]
+    _decide(task, cache, classifier, best_phase)
     _write_run(task, classifier, epochs, best_phase, feature_seconds)
     return Run.load(task.folder)
 
 
-def _prepare(
+def prepare(
     manifest: Manifest | Path | str, splits: Splits | Path | str, out: Path, settings: TrainSettings, cache_dir: Path | None
 ) -> Task:
+    """Check what `train` is given, find the weights and choose how to compute; raises what `train` raises."""
     manifest, splits = Manifest.of(manifest), Splits.of(splits)
     check_disjoint(manifest, splits)
     if settings.fold >= splits.record["folds"]:
@@ -140,27 +149,45 @@ def _prepare(
             received=str(settings.fold),
             remedy="correct --fold, or make a k-fold split with `leukolens split --folds`",
         )
-    architecture = find_architecture(settings.architecture)
-    weights = find_weights(architecture, settings)
-    height_px, width_px = manifest.record["canvas_px"]
-    preprocessing = Preprocessing((height_px, width_px), settings.input_px, weights.mean, weights.std)
+    weights = find_weights(find_architecture(settings.architecture), settings)
+    preprocessing = _preprocessing(manifest, settings, weights)
     compute = choose_compute(weights.architecture, settings)
     cache_folder = cache_dir or out.parent / CACHE_FOLDER
     return Task(manifest, splits, settings, weights, preprocessing, compute, out, cache_folder)
 
 
+def frozen_extractor(manifest: Manifest, settings: TrainSettings) -> FeatureExtractor:
+    """The backbone of an architecture as it is before any training; raises WeightsError where it has no weights."""
+    weights = find_weights(find_architecture(settings.architecture), settings)
+    preprocessing = _preprocessing(manifest, settings, weights)
+    classifier = build_classifier(weights, preprocessing, len(manifest.classes), settings.dropout, settings.seed)
+    compute, name = choose_compute(weights.architecture, settings), weights.architecture.display_name
+    return FeatureExtractor(classifier, preprocessing, compute, settings.batch_size, name)
+
+
+def _preprocessing(manifest: Manifest, settings: TrainSettings, weights: PretrainedWeights) -> Preprocessing:
+    height_px, width_px = manifest.record["canvas_px"]
+    return Preprocessing((height_px, width_px), settings.input_px, weights.mean, weights.std)
+
+
 def _is_finished(task: Task) -> bool:
-    if (task.folder / _KEY_FILE).is_file():
-        then, now = _flat(read_json(task.folder / _KEY_FILE)), _flat(task.key())
-        differing = [name for name in now if then.get(name) != now[name]]
-        if differing:
-            raise RunError(
-                f"{task.folder} was made with other {' and '.join(differing)}.",
-                expected=f"the {differing[0]} that it was started with: {then.get(differing[0])}",
-                received=str(now[differing[0]]),
-                remedy="choose another --out, or delete that folder to train anew",
-            )
+    check_key(task.folder, task.key())
     return (task.folder / RUN_FILE).is_file()
+
+
+def check_key(folder: Path, key: Record) -> None:
+    """Raise RunError naming what differs where `folder` was started with another key; an empty folder has none yet."""
+    if not (folder / KEY_FILE).is_file():
+        return
+    then, now = _flat(read_json(folder / KEY_FILE)), _flat(key)
+    differing = [name for name in now if then.get(name) != now[name]]
+    if differing:
+        raise RunError(
+            f"{folder} was made with other {' and '.join(differing)}.",
+            expected=f"the {differing[0]} that it was started with: {then.get(differing[0])}",
+            received=str(now[differing[0]]),
+            remedy="choose another --out, or delete that folder to train anew",
+        )
 
 
 def _flat(key: Record) -> Record:
@@ -170,7 +197,8 @@ def _flat(key: Record) -> Record:
     return {**flat, **inner}
 
 
-def _build(task: Task) -> Classifier:
+def build(task: Task) -> Classifier:
+    """The network with its pretrained (or seeded random) weights and a head of zeros."""
     settings = task.settings
     return build_classifier(
         task.weights, task.preprocessing, len(task.manifest.classes), settings.dropout, settings.seed
@@ -180,7 +208,7 @@ def _build(task: Task) -> Classifier:
 def _fit_head(task: Task, cache: PixelCache, classifier: Classifier) -> tuple[FittedHead, float]:
     """Phase one; also gives the seconds that the frozen features took."""
     name = task.weights.architecture.display_name
-    extractor = FeatureExtractor(classifier, task.preprocessing, task.compute, task.settings.batch_size, name)
+    extractor = extractor_of(task, classifier)
     train, validation = task.images_of(TRAIN), task.images_of(VALIDATION)
     rows = cache.rows_of([*train, *validation]).tolist()
     features = frozen_features(extractor, cache, rows, task.cache_folder)
@@ -192,6 +220,12 @@ def _fit_head(task: Task, cache: PixelCache, classifier: Classifier) -> tuple[Fi
     )
     logger.info("%s: head on frozen features, validation balanced accuracy %.3f", name, head.selection.balanced_accuracy)
     return head, features.seconds
+
+
+def extractor_of(task: Task, classifier: Classifier) -> FeatureExtractor:
+    """The task's way from pixels to features."""
+    name = task.weights.architecture.display_name
+    return FeatureExtractor(classifier, task.preprocessing, task.compute, task.settings.batch_size, name)
 
 
 def _install(head: FittedHead, classifier: Classifier) -> None:
@@ -217,9 +251,40 @@ def _keep_best(task: Task, classifier: Classifier, head: FittedHead, tuned: Fine
         classifier.load_state_dict(load_file(task.folder / RESUME_FOLDER / BEST_FILE))
         return "finetune"
     if tuned.epochs:
-        classifier.load_state_dict(_build(task).state_dict())
+        classifier.load_state_dict(build(task).state_dict())
         _install(head, classifier)
     return "head"
+
+
+def _decided_again(task: Task, run: Run) -> Run:
+    """A finished run, its decision fitted anew where it has none or one of other settings; the weights stay."""
+    if not is_decided(task.folder, task.settings.decision):
+        cache = cache_pixels(task.manifest, task.cache_folder, task.settings.input_px)
+        _decide(task, cache, run.classifier(), run.record["best_phase"])
+        logger.info("%s: decision fitted, in %s", run.record["display_name"], task.folder)
+    return run
+
+
+def _decide(task: Task, cache: PixelCache, classifier: Classifier, best_phase: str) -> None:
+    """Fit on validation what turns logits into answers, and what is unlike the training images."""
+    settings, validation = task.settings, task.images_of(VALIDATION)
+    bank = bank_of(task.images_of(TRAIN), settings.seed)
+    features = _features(task, cache, extractor_of(task, classifier), best_phase, [*bank, *validation])
+    of_validation = features[len(bank) :]
+    logits = linear_logits(of_validation, classifier.head.weight, classifier.head.bias)
+    scores = validation_scores(task.manifest, task.splits.of_fold(settings.fold), validation, logits)
+    data = DecisionData(scores, of_validation, features[: len(bank)])
+    save_decision(fit_on_validation(data, settings.decision, settings.seed), settings.decision, task.folder)
+
+
+def _features(
+    task: Task, cache: PixelCache, extractor: FeatureExtractor, best_phase: str, images: list[str]
+) -> Features:
+    """Of the backbone that was kept: cached where it stayed frozen, computed where it was fine-tuned."""
+    rows = cache.rows_of(images).tolist()
+    if best_phase == "head":
+        return frozen_features(extractor, cache, rows, task.cache_folder).values
+    return computed_features(extractor, cache, rows).values
 
 
 def _write_run(
@@ -231,7 +296,7 @@ def _write_run(
     write_text(task.folder / EPOCHS_FILE, pd.DataFrame(rows).to_csv(index=False))
     write_text(task.folder / TRAINING_IMAGES_FILE, _training_images(task).to_csv(index=False))
     record = {
-        **_record(task),
+        **record_of(task),
         "phase": "finetune" if task.settings.finetune_epochs else "head",
         "best_phase": best_phase,
         "best_epoch": best.epoch,
@@ -250,7 +315,8 @@ def _training_images(task: Task) -> pd.DataFrame:
     return seen.merge(task.manifest.images[["image", "group", "pixel_hash"]], on="image", validate="one_to_one")
 
 
-def _record(task: Task) -> Record:
+def record_of(task: Task) -> Record:
+    """What a result was made of and on: network, weights, data, settings, versions, machine; a JSON object."""
     architecture = find_architecture(task.settings.architecture)
     return {
         "architecture": architecture.name,
@@ -261,7 +327,7 @@ def _record(task: Task) -> Record:
                     "paper": task.weights.architecture.paper},
         "source_document_accuracy": architecture.source_document_accuracy,
         "preprocessing": task.preprocessing.to_record(),
-        "settings": task.settings.model_dump(mode="json"),
+        "settings": task.settings.model_dump(mode="json", exclude={"decision"}),
         "classes": list(task.manifest.classes),
         "positive": list(task.manifest.positive),
         "synthetic": task.manifest.record["synthetic"],
