@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from leukolens.data.splits import split
     from leukolens.errors import LeukolensError
     from leukolens.evaluation.evaluate import evaluate
-    from leukolens.pipeline import Comparison, compare, crossvalidate
+    from leukolens.pipeline import Comparison, compare, crossval
     from leukolens.prediction.predict import predict
     from leukolens.reporting.html import report
     from leukolens.settings import (
@@ -42,7 +42,7 @@ _HOME = {
     "leukolens.data.splits": ("split",),
     "leukolens.errors": ("LeukolensError",),
     "leukolens.evaluation.evaluate": ("evaluate",),
-    "leukolens.pipeline": ("Comparison", "compare", "crossvalidate"),
+    "leukolens.pipeline": ("Comparison", "compare", "crossval"),
     "leukolens.prediction.predict": ("predict",),
     "leukolens.reporting.html": ("report",),
     "leukolens.settings": (
@@ -78,7 +78,7 @@ __all__ = [
     "Splits",
     "TrainSettings",
     "compare",
-    "crossvalidate",
+    "crossval",
     "evaluate",
     "index",
     "phantom",

@@ -331,7 +331,7 @@ def crossval(
     }  # fmt: skip
     folder = manifest if manifest.is_dir() else manifest.parent
     settings = _settings(CrossvalSettings, config, flags)
-    compared = pipeline.crossvalidate(manifest, out or folder / "crossvalidated", settings, folder / "cache")
+    compared = pipeline.crossval(manifest, out or folder / "crossvalidated", settings, folder / "cache")
     terminal.print_comparison(compared.table)
     _say_written(compared.results / "comparison.csv", compared.report)
 

@@ -25,17 +25,15 @@ from leukolens.artifacts import (
     LEAK_FILE,
     MANIFEST_FILE,
     POOL,
-    PREDICTIONS_FILE,
     SPLITS_FILE,
     Manifest,
     Predictions,
     Record,
     Splits,
-    read_json,
     write_json,
     write_text,
 )
-from leukolens.crossval import crossval, folder_name
+from leukolens.crossvalidation import TTA_SUFFIX, cross_validate, folder_name
 from leukolens.data.manifest import index
 from leukolens.data.splits import split
 from leukolens.errors import RunError
@@ -46,7 +44,7 @@ from leukolens.evaluation.paired import leak_difference
 from leukolens.models.architectures import FIVE_ARCHITECTURES, find_architecture
 from leukolens.models.weights import find_weights
 from leukolens.prediction.foreign import foreign_scores
-from leukolens.prediction.predict import predict
+from leukolens.prediction.predict import predict_once
 from leukolens.progress import logger
 from leukolens.provenance import git_commit, hardware, peak_memory_gib, versions
 from leukolens.reporting.cards import write_data_sheet, write_model_card
@@ -57,7 +55,6 @@ from leukolens.training.runs import Run
 from leukolens.training.train import CACHE_FOLDER, train
 
 CROSSVAL_FOLDER = "crossval"
-TTA_SUFFIX = "+tta"
 
 
 _AnyCompared = CompareSettings | CrossvalSettings
@@ -96,7 +93,7 @@ def compare(directory: Path | str, out: Path | str, settings: CompareSettings | 
     return _finish(manifest, results, rows, settings, began)
 
 
-def crossvalidate(
+def crossval(
     manifest: Manifest | Path | str, out: Path | str, settings: CrossvalSettings | None = None, cache_dir: Path | None = None
 ) -> Comparison:
     """Cross-validate architectures and set baselines, an ensemble, intervals and paired differences beside them.
@@ -132,7 +129,7 @@ def _crossval_rows(
     manifest: Manifest, results: Path, strategies: tuple[str, ...], settings: CompareSettings
 ) -> list[Record]:
     """Cross-validate on frozen features, by subject, by image, or by both, as the trained networks are split."""
-    studies = {}
+    studies: dict[str, Mapping[str, Predictions]] = {}
     rows: list[Record] = []
     for strategy in _crossval_strategies(manifest, strategies, settings):
         made = CrossvalSettings(
@@ -165,7 +162,7 @@ def _crossval_study(
 ) -> tuple[dict[str, Predictions], list[Record]]:
     """Run one cross-validation; give its networks' Predictions, and the rows of all its models."""
     key = f"{CROSSVAL_FOLDER}/{settings.strategy}"
-    networks = crossval(manifest, results / key, settings, cache_dir)
+    networks = cross_validate(manifest, results / key, settings, cache_dir)
     splits = tuple(Splits.load(results / key / f"splits-{repeat}.parquet") for repeat in range(settings.repeats))
     label = next(iter(networks.values())).record["split_label"]
     protocol = Protocol(manifest, splits, label, settings.train.decision)
@@ -191,11 +188,13 @@ def _trained_rows(manifest: Manifest, results: Path, strategy: str, settings: Co
         name = folder_name(architecture)
         train_settings = settings.train.model_copy(update={"architecture": architecture})
         run = runs[name] = train(manifest, splits, results / strategy / name, train_settings, cache_dir)
-        networks[name] = _predict_once(run, manifest, splits, cache_dir, PredictSettings(device=settings.train.device))
+        plain = PredictSettings(device=settings.train.device)
+        networks[name] = predict_once(run, manifest, splits, run.folder, cache_dir, plain)
         _foreign_once(run, settings.foreign)
         if settings.tta:
-            wanted = PredictSettings(device=settings.train.device, tta=True)
-            networks[name + TTA_SUFFIX] = _predict_once(run, manifest, splits, cache_dir, wanted)
+            wanted = plain.model_copy(update={"tta": True})
+            folder = run.folder.with_name(name + TTA_SUFFIX)
+            networks[name + TTA_SUFFIX] = predict_once(run, manifest, splits, folder, cache_dir, wanted)
     protocol = Protocol(manifest, (splits,), splits.record["label"], settings.train.decision)
     rows = complete(Study(strategy, results, protocol, cache_dir), networks, settings.train, settings.evaluate)
     return [_with_run(row, runs.get(row["model"]), manifest) for row in rows]
@@ -232,21 +231,6 @@ def _splits(manifest: Manifest, results: Path, strategy: str, settings: CompareS
     for line in splits.record["audit"]:
         logger.info("%s", line)
     return splits
-
-
-def _predict_once(
-    run: Run, manifest: Manifest, splits: Splits, cache_dir: Path, settings: PredictSettings
-) -> Predictions:
-    folder = run.folder.with_name(run.folder.name + TTA_SUFFIX) if settings.tta else run.folder
-    path = folder / PREDICTIONS_FILE
-    if path.is_file():
-        predictions = Predictions.load(path)
-        names = ("run_hash", "manifest_hash", "splits_hash", "decision_hash")
-        decision_hash = read_json(run.folder / DECISION_FILE)["hash"]
-        made_of = (run.record["run_hash"], manifest.content_hash, splits.content_hash, decision_hash)
-        if made_of == tuple(predictions.record.get(name) for name in names):
-            return predictions
-    return predict(run, manifest, splits, folder, cache_dir, settings)
 
 
 def _foreign_once(run: Run, folders: Mapping[str, Path]) -> None:

@@ -108,7 +108,7 @@ class EvaluateSettings(Settings):
     """Bootstrap resamples of subject groups. 200 is the least for a standard error, 1,000 to 2,000 for the ends of an
     interval (Efron & Tibshirani 1993, section 14.5)."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    minimum_groups: Annotated[int, Field(ge=2)] = 8
+    minimum_groups: Annotated[int, Field(ge=2)] = 5
     """Subject groups that each class needs for an interval; docs/decisions/0012 has the simulation behind it."""
     seed: int = 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from leukolens.artifacts import (
     read_json,
     write_json,
 )
-from leukolens.crossval import folder_name, frozen_feature_table
+from leukolens.crossvalidation import folder_name, frozen_feature_table
 from leukolens.evaluation.baselines import FEATURES, SHORTCUTS, Protocol, feature_baseline, shortcut_baseline
 from leukolens.evaluation.ensembles import ensemble, ensemble_over_repeats
 from leukolens.evaluation.evaluate import evaluate_once, figure_of_merit
@@ -86,7 +87,7 @@ def _baselines(
     key = [protocol.manifest.content_hash, splits, protocol.decision.model_dump()]
     for shortcut in SHORTCUTS:
         folder = study.folder / f"baseline_{shortcut}"
-        yield folder.name, _once(folder, hash_json([key, shortcut]), lambda name=shortcut: shortcut_baseline(name, protocol))
+        yield folder.name, _once(folder, hash_json([key, shortcut]), partial(shortcut_baseline, shortcut, protocol))
     for each in networks.values():
         if not each.record["tta"]:
             yield _feature_baseline(study, each.record, train, hash_json([key, each.record["trained_on"]]))
@@ -98,7 +99,8 @@ def _feature_baseline(study: Study, record: Record, train: TrainSettings, key: s
 
     def make() -> Predictions:
         settings = train.model_copy(update={"architecture": architecture})
-        features = frozen_feature_table(study.protocol.manifest, architecture, settings, study.cache_dir)
+        images = sorted({image for splits in study.protocol.splits for image in splits.sides["image"]})
+        features = frozen_feature_table(study.protocol.manifest, architecture, settings, study.cache_dir, images)
         return feature_baseline(features, architecture, name, study.protocol)
 
     return folder.name, _once(folder, hash_json([key, architecture, train.input_px]), make)

@@ -43,11 +43,11 @@ def decide(
     """
     rows = rows.reset_index(drop=True)
     parts, decisions = [], []
-    for (repeat, fold), part in rows.groupby(_FOLD):
+    for _, part in rows.groupby(_FOLD):
         of_fold = logits[part.index]
         decision = _fit(part, of_fold, (tuple(classes), tuple(positive)), settings)
         parts.append(_answered(part, of_fold, decision))
-        decisions.append(decision_entry(decision, int(repeat), int(fold)))
+        decisions.append(decision_entry(decision, int(part["repeat"].iloc[0]), int(part["fold"].iloc[0])))
     return pd.concat(parts).sort_index(), decisions
 
 

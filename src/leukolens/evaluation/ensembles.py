@@ -89,12 +89,12 @@ def _calls(members: pd.DataFrame, record: Record, images: pd.Series[str], scores
     classes, positive = np.array(record["classes"]), record["positive"]
     thresholds = {(each["repeat"], each["fold"]): each["threshold"] for each in record["decisions"]}
     if len(classes) > 2 or not positive or None in thresholds.values():
-        return classes[scores.argmax(axis=1)]
+        return np.asarray(classes[scores.argmax(axis=1)])
     limits = np.array([thresholds.get(key, 0.5) for key in zip(members["repeat"], members["fold"], strict=True)])
     margins = _log_odds(members["y_score"].to_numpy(np.float64)) - _log_odds(limits)
     mean = pd.Series(margins).groupby(members["image"]).mean()[images].to_numpy()
     negative = next(name for name in classes if name not in positive)
-    return np.where(mean >= 0, positive[0], negative)
+    return np.asarray(np.where(mean >= 0, positive[0], negative))
 
 
 def _check_members(members: Mapping[str, Predictions]) -> None:
@@ -152,7 +152,8 @@ def _record(members: Mapping[str, Predictions], name: str) -> Record:
 def _log_scores(table: pd.DataFrame, classes: Sequence[str]) -> Floats:
     scores = table[[f"score_{name}" for name in classes]].to_numpy(np.float64)
     logs: Floats = np.log(np.clip(scores, _SMALLEST, 1))
-    return logs - logs.mean(axis=1, keepdims=True)
+    centred: Floats = logs - logs.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _log_odds(probability: Floats) -> Floats:

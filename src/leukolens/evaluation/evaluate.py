@@ -179,11 +179,17 @@ def _folds(table: pd.DataFrame, record: Record) -> list[dict[str, Any]]:
     if len(table[keys].drop_duplicates()) == 1:
         return []
     folds = []
-    for (repeat, fold), rows in table.groupby(keys):
+    for key, rows in table.groupby(keys):
+        repeat, fold = _pair(key)
         figures = measure(scored_of(rows, record))
-        folds.append({"repeat": int(repeat), "fold": int(fold), "images": len(rows), "groups": int(rows["group"].nunique()),
+        folds.append({"repeat": repeat, "fold": fold, "images": len(rows), "groups": int(rows["group"].nunique()),
                       **{name: figures[name] for name in FOLD_FIGURES if name in figures}})  # fmt: skip
     return folds
+
+
+def _pair(key: Any) -> tuple[int, int]:  # noqa: ANN401 - pandas does not say what a group's key is
+    repeat, fold = key
+    return int(repeat), int(fold)
 
 
 def _table_notes(predictions: Predictions, table: pd.DataFrame) -> list[str]:
@@ -203,7 +209,7 @@ def _leak_notes(predictions: Predictions) -> list[str]:
         return []
     known = predictions.table[predictions.table["group"].notna()]
     sides = known.groupby(["repeat", "fold", "group"])["side"].nunique()
-    torn = sorted({str(group) for (_, _, group), count in sides.items() if count > 1})
+    torn = sorted(set(sides[sides > 1].index.get_level_values("group").astype(str)))
     if not torn:
         return []
     more = f" and {len(torn) - 1} more" if len(torn) > 1 else ""

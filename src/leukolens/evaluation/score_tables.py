@@ -231,7 +231,9 @@ def _check_positive(positive: tuple[str, ...], classes: list[str], source: str) 
 
 def _numbers(text: pd.DataFrame, column: str, expected: str, source: str) -> pd.Series[float]:
     numbers = pd.to_numeric(text[column], errors="coerce").astype("float64")
-    wrong = ~np.isfinite(numbers) | ((numbers % 1 != 0) if column in _COUNTED_COLUMNS else False)
+    wrong = numbers.isna() | numbers.isin([np.inf, -np.inf])
+    if column in _COUNTED_COLUMNS:
+        wrong |= numbers % 1 != 0
     _first_bad(text, wrong, column, expected, source)
     return numbers
 

@@ -194,6 +194,7 @@ def _record(run: Run, manifest: Manifest, splits: Splits | None, settings: Predi
     return {
         **{name: run.record[name] for name in names},
         "kind": "network",
+        "phase": run.record["best_phase"],
         # Figures say nothing of leukemia where either the cells that were learned from or those scored are drawn.
         "synthetic": run.record["synthetic"] or manifest.record["synthetic"],
         "trained_on": run.record["weights"]["trained_on"],

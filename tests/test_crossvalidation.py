@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from leukolens import crossval as crossvalidation
+from leukolens import crossvalidation
 from leukolens.artifacts import Predictions, Splits, read_json
-from leukolens.crossval import crossval, folder_name, frozen_feature_table
+from leukolens.crossvalidation import cross_validate, folder_name, frozen_feature_table
 from leukolens.data.leak_door import check_disjoint
 from leukolens.data.pixel_cache import PixelCache
 from leukolens.decision.rule import fit_decision
@@ -40,7 +40,7 @@ def settings(tiny: TrainSettings) -> CrossvalSettings:
 def out(cohort: Any, settings: CrossvalSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished cross-validation. Read only."""
     folder = tmp_path_factory.mktemp("crossval") / "subject"
-    crossval(cohort.manifest, folder, settings, cohort.cache)
+    cross_validate(cohort.manifest, folder, settings, cohort.cache)
     return folder
 
 
@@ -151,7 +151,7 @@ def test_fine_tuned_folds_are_runs_put_together(
 ) -> None:
     tuned = settings.train.model_copy(update={"finetune_epochs": 1, "batch_size": 32})
     one = settings.model_copy(update={"repeats": 1, "train": tuned})
-    found = crossval(cohort.manifest, tmp_path / "cv", one, cohort.cache)
+    found = cross_validate(cohort.manifest, tmp_path / "cv", one, cohort.cache)
     assert sorted(found) == [RESNET, f"{RESNET}+tta"]
     for name in found:
         parts = [Predictions.load(tmp_path / "cv" / name / "repeat-0" / f"fold-{fold}") for fold in range(FOLDS)]
@@ -165,7 +165,7 @@ def test_fine_tuned_folds_are_runs_put_together(
     # Without the last word, all is read and nothing trained or scored.
     (folder / "crossval.json").unlink()
     monkeypatch.setattr(Classifier, "features", refuse)
-    again = crossval(cohort.manifest, tmp_path / "cv", one, cohort.cache)
+    again = cross_validate(cohort.manifest, tmp_path / "cv", one, cohort.cache)
     pd.testing.assert_frame_equal(again[RESNET].table, found[RESNET].table)
 
 
@@ -208,7 +208,7 @@ def test_finished_folder_is_read(
     before = {path: path.stat().st_mtime_ns for path in (out / RESNET).rglob("*")}
     monkeypatch.setattr(crossvalidation, "fit_head", refuse)
     monkeypatch.setattr(crossvalidation, "cache_pixels", refuse)
-    again = crossval(cohort.manifest, out, settings, cohort.cache)
+    again = cross_validate(cohort.manifest, out, settings, cohort.cache)
     assert list(again) == [RESNET, f"{RESNET}+tta"]
     pd.testing.assert_frame_equal(again[RESNET].table, Predictions.load(out / RESNET).table)
     assert {path: path.stat().st_mtime_ns for path in (out / RESNET).rglob("*")} == before
@@ -228,11 +228,11 @@ def test_interrupted_call_goes_on_and_ends_the_same(
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(crossvalidation, "fit_head", broken)
-        crossval(cohort.manifest, tmp_path / "cv", both, cohort.cache)
+        cross_validate(cohort.manifest, tmp_path / "cv", both, cohort.cache)
     assert (tmp_path / "cv" / RESNET / "crossval.json").is_file()
     assert not (tmp_path / "cv" / "timm_test_efficientnet" / "predictions.parquet").exists()
     first = (tmp_path / "cv" / RESNET / "crossval.json").read_bytes()
-    found = crossval(cohort.manifest, tmp_path / "cv", both, cohort.cache)
+    found = cross_validate(cohort.manifest, tmp_path / "cv", both, cohort.cache)
     assert (tmp_path / "cv" / RESNET / "crossval.json").read_bytes() == first
     assert list(found) == [RESNET, "timm_test_efficientnet"]
     pd.testing.assert_frame_equal(found[RESNET].table, Predictions.load(out / RESNET).table)
@@ -252,7 +252,7 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(
 ) -> None:  # fmt: skip
     other = settings.model_copy(update={**changes, "train": settings.train.model_copy(update=training)})
     with pytest.raises(RunError) as caught:
-        crossval(cohort.manifest, out, other, cohort.cache)
+        cross_validate(cohort.manifest, out, other, cohort.cache)
     assert caught.value.what == f"{out / RESNET} was made with other {differing}."
     if then is not None:
         assert caught.value.expected == f"the {differing} that it was started with: {then}"
@@ -264,7 +264,7 @@ def test_another_network_of_other_folds_in_the_same_folder_is_refused(
 ) -> None:
     other = settings.model_copy(update={"architectures": (TINY_EFFICIENTNET,), "seed": 9})
     with pytest.raises(RunError) as caught:
-        crossval(cohort.manifest, out, other, cohort.cache)
+        cross_validate(cohort.manifest, out, other, cohort.cache)
     path = out / "splits-0.parquet"
     assert caught.value.what == f"{path} was made of other data, another seed or another number of folds."
     assert caught.value.received == "cross-validated by subject, 3 folds × 2 seeds, seed 9"
@@ -279,7 +279,7 @@ def test_cross_validation_by_image_is_called_optimistic(
     cohort: Any, settings: CrossvalSettings, tmp_path: Path
 ) -> None:
     by_image = settings.model_copy(update={"strategy": "image", "repeats": 1, "tta": False})
-    predictions = crossval(cohort.manifest, tmp_path / "image", by_image, cohort.cache)[RESNET]
+    predictions = cross_validate(cohort.manifest, tmp_path / "image", by_image, cohort.cache)[RESNET]
     assert predictions.record["optimistic"] is True
     assert predictions.record["split_label"] == "cross-validated by image: optimistic, 3 folds × 1 seed"
     table = predictions.table
@@ -298,7 +298,7 @@ def test_names_and_folds_are_checked_first(
     cohort: Any, settings: CrossvalSettings, tmp_path: Path, changes: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        crossval(cohort.manifest, tmp_path / "cv", settings.model_copy(update=changes), cohort.cache)
+        cross_validate(cohort.manifest, tmp_path / "cv", settings.model_copy(update=changes), cohort.cache)
     assert not (tmp_path / "cv").exists()
 
 
@@ -333,5 +333,5 @@ def test_cache_lies_beside_the_folder_unless_told_otherwise(
     cohort: Any, settings: CrossvalSettings, tmp_path: Path
 ) -> None:
     few = settings.model_copy(update={"repeats": 1, "tta": False})
-    crossval(str(cohort.results), str(tmp_path / "cv"), few)
+    cross_validate(str(cohort.results), str(tmp_path / "cv"), few)
     assert len(list((tmp_path / "cache").glob("features-*"))) == 1

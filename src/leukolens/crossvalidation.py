@@ -194,7 +194,7 @@ class Scores:
     cost: Cost
 
 
-def crossval(
+def cross_validate(
     manifest: Manifest | Path | str,
     out: Path | str,
     settings: CrossvalSettings | None = None,
@@ -230,14 +230,14 @@ def crossval(
 def frozen_feature_table(
     manifest: Manifest, architecture: str, settings: TrainSettings, cache_dir: Path, images: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Features of an architecture's backbone before any training, from the cache that `train` and `crossval` share.
+    """Features of an architecture's backbone before any training, from the cache that `train` and `cross_validate` share.
 
     Args:
         manifest: the data.
         architecture: a name as in TrainSettings.
         settings: weights, input size, batch size, precision, device; of random weights the seed.
         cache_dir: where pixels and frozen features are cached.
-        images: which images; None means the labelled training images, as `crossval` uses them. An official split
+        images: which images; None means the labelled training images, as `cross_validate` uses them. An official split
             tests on others.
 
     Returns:
