@@ -208,11 +208,11 @@ def test_nothing_is_written_for_a_bad_table(tmp_path):
 
 def test_images_without_a_label_are_scored_but_not_measured() -> None:
     table = pd.DataFrame({
-        "image": ["a", "b", "c"], "subject": ["1", "H1", None], "group": ["1", "H1", None], "fold": 0, "side": "test",
-        "y_true": ["ALL", "HEM", None], "y_pred": ["ALL", "HEM", "ALL"], "y_score": [0.9, 0.2, 0.8],
+        "image": ["a", "b", "c"], "subject": ["1", "H1", None], "group": ["1", "H1", None], "repeat": 0, "fold": 0,
+        "side": "test", "y_true": ["ALL", "HEM", None], "y_pred": ["ALL", "HEM", "ALL"], "y_score": [0.9, 0.2, 0.8],
         "score_HEM": [0.1, 0.8, 0.2], "score_ALL": [0.9, 0.2, 0.8],
     })  # fmt: skip
-    metrics = evaluate(Predictions(table, {"classes": ["HEM", "ALL"], "positive": ["ALL"]}))
+    metrics = evaluate(Predictions(table, {"classes": ["HEM", "ALL"], "positive": ["ALL"], "decisions": []}))
     assert metrics["record"]["unlabelled_images"] == 1
     assert (metrics["sides"]["test"]["images"], metrics["sides"]["test"]["accuracy"]) == (2, 1.0)
 

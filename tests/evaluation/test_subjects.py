@@ -20,7 +20,7 @@ from leukolens.settings import EvaluateSettings
 
 RECORD = {"classes": ["HEM", "ALL"], "positive": ["ALL"], "decisions": []}
 AT_HALF = {**RECORD, "decisions": [{"repeat": 0, "fold": 0, "temperature": 1.0, "threshold": 0.5}]}
-SETTINGS = EvaluateSettings(resamples=200)
+SETTINGS = EvaluateSettings(resamples=200, minimum_groups=8)
 
 # Subject 1 (ALL): two of three above; 2 (ALL): both just below; H1 (HEM): one high, one very low; H2 (HEM): low.
 CELLS = [("1", 1, 0.9), ("1", 1, 0.8), ("1", 1, 0.4), ("2", 1, 0.45), ("2", 1, 0.4), ("H1", 0, 0.7), ("H1", 0, 0.01),
