@@ -289,8 +289,8 @@ def test_quiet_says_only_what_was_written(
     outcome = run_leukolens(*flags, "train", cohort.results, "--config", config, "--out", head_run.folder)
     assert outcome.status == 0, outcome.err
     assert outcome.err.count("already trained") == lines
-    written = [head_run.folder / name for name in ("run.json", "weights.safetensors")]
-    assert outcome.out.splitlines()[-2:] == [f"written: {path}" for path in written]
+    written = [head_run.folder / name for name in ("run.json", "weights.safetensors", "decision.json")]
+    assert outcome.out.splitlines()[-3:] == [f"written: {path}" for path in written]
 
 
 def test_all_images_of_another_data_set_are_scored(run_leukolens: Leukolens, head_run: Run, tmp_path: Path) -> None:

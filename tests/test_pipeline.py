@@ -220,7 +220,7 @@ def test_another_seed_or_other_data_in_the_same_folder_is_refused(
     compared: Comparison, cohort: Any, settings: CompareSettings, tmp_path: Path
 ) -> None:
     path = compared.results / "subject" / "splits.parquet"
-    other_seed = settings.model_copy(update={"split": SplitSettings(seed=4)})
+    other_seed = settings.model_copy(update={"split": SplitSettings(seed=4), "folds": 0})
     with pytest.raises(RunError) as caught:
         compare(cohort.cells, compared.results, other_seed)
     assert caught.value.what == f"{path} was made of other data, another seed or other fractions."
