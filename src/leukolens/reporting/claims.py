@@ -87,7 +87,9 @@ def _shortcuts(study: Study, chosen: Model) -> Iterator[str]:
     own = [each for each in study.analysis["against_baselines"] if each["model"] == chosen.name]
     if not own or chosen.name not in study.analysis["beats_baselines"]:
         return
-    hardest = min(own, key=_at_least)
+    # Of those that it does not beat, the one that it does worst against; a wide interval alone makes none the hardest.
+    unbeaten = [each for each in own if not each["beats"]]
+    hardest = min(unbeaten, key=lambda each: each["difference"]) if unbeaten else min(own, key=_at_least)
     title = study.titles().get(hardest["baseline"], hardest["baseline"])
     against = f"the hardest, “{title}”: {_shown(hardest)} {FIGURE_NAMES[study.figure]}"
     beats = study.analysis["beats_baselines"][chosen.name]
