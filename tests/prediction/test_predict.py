@@ -142,6 +142,7 @@ def test_what_is_returned_is_what_is_written(finetuned_run: Run, cohort: Any, tm
         "manifest_hash": cohort.manifest.content_hash,
         "splits_hash": cohort.splits.content_hash,
         "kind": "network",
+        "phase": "finetune",
         "decisions": [
             {"repeat": 0, "fold": 0, "temperature": decision["temperature"], "threshold": decision["threshold"]["value"],
              "aim": "balanced_accuracy", "sensitivity": None}
