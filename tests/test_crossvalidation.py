@@ -10,7 +10,7 @@ import torch
 from scipy.special import softmax
 
 from leukolens import crossvalidation
-from leukolens.artifacts import Predictions, Splits, read_json
+from leukolens.artifacts import CROSSVAL_FILE, Manifest, Predictions, Splits, read_json
 from leukolens.crossvalidation import cross_validate, folder_name, frozen_feature_table
 from leukolens.data.leak_door import check_disjoint
 from leukolens.data.pixel_cache import PixelCache
@@ -229,7 +229,7 @@ def test_interrupted_call_goes_on_and_ends_the_same(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(crossvalidation, "fit_head", broken)
         cross_validate(cohort.manifest, tmp_path / "cv", both, cohort.cache)
-    assert (tmp_path / "cv" / RESNET / "crossval.json").is_file()
+    assert (tmp_path / "cv" / RESNET / CROSSVAL_FILE).is_file()
     assert not (tmp_path / "cv" / "timm_test_efficientnet" / "predictions.parquet").exists()
     first = (tmp_path / "cv" / RESNET / "crossval.json").read_bytes()
     found = cross_validate(cohort.manifest, tmp_path / "cv", both, cohort.cache)
@@ -300,6 +300,26 @@ def test_names_and_folds_are_checked_first(
     with pytest.raises(error):
         cross_validate(cohort.manifest, tmp_path / "cv", settings.model_copy(update=changes), cohort.cache)
     assert not (tmp_path / "cv").exists()
+
+
+def test_too_many_folds_name_two_ways_on(cohort: Any, settings: CrossvalSettings, tmp_path: Path) -> None:
+    with pytest.raises(SplitError) as caught:
+        cross_validate(cohort.manifest, tmp_path / "cv", settings.model_copy(update={"folds": 7}), cohort.cache)
+    name = caught.value.what.split()[1]
+    assert str(caught.value) == (
+        f"Class {name} cannot be put on every side of 7 folds.\n"
+        f"  expected: at least 7 subject groups of {name}\n"
+        "  received: 6\n"
+        f"  remedy:   add subjects of {name}, or say --folds 6, or say --strategy image (its results are optimistic), or "
+        "leave the cross-validation out of `leukolens compare`: --folds 0"
+    )
+
+
+def test_unknown_subjects_are_not_blamed_on_the_folds(cohort: Any, settings: CrossvalSettings, tmp_path: Path) -> None:
+    unknown = cohort.manifest.images.assign(subject=pd.NA, group=pd.NA)
+    with pytest.raises(SplitError, match=r"^The data set has no subjects\.") as caught:
+        cross_validate(Manifest(unknown, cohort.manifest.record), tmp_path / "cv", settings, cohort.cache)
+    assert caught.value.remedy == "say --strategy image (its results are optimistic)"
 
 
 # Features for others

@@ -29,6 +29,7 @@ SET_ASIDE_FILE = "set_aside.csv"
 FLOW_FILE = "flow.json"
 SPLITS_FILE = "splits.parquet"
 RUN_FILE = "run.json"
+CROSSVAL_FILE = "crossval.json"
 WEIGHTS_FILE = "weights.safetensors"
 EPOCHS_FILE = "epochs.csv"
 PREDICTIONS_FILE = "predictions.parquet"
@@ -192,7 +193,7 @@ class Predictions:
     `record` holds: `classes`, `positive`, `architecture`, `display_name`, `kind` ("network", "baseline", "ensemble";
     None for another tool's), `trained_on`, `split_label`, `optimistic`, `synthetic`, `run_hash`, and `decisions`: for each
     `repeat` and `fold` the `temperature` that the scores were divided by and the `threshold` that made y_pred, both
-    fitted on validation (empty where neither was).
+    fitted on validation (empty where neither was). Of networks also `parameters` (count).
     """
 
     table: pd.DataFrame

@@ -22,6 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leukolens.artifacts import (
+    CROSSVAL_FILE,
     POOL,
     PREDICTIONS_FILE,
     TEST,
@@ -37,21 +38,14 @@ from leukolens.artifacts import (
 from leukolens.data.pixel_cache import cache_pixels
 from leukolens.data.splits import split
 from leukolens.decision.rule import Decision
-from leukolens.errors import RunError
+from leukolens.errors import LeakError, RunError, SplitError
 from leukolens.models.architectures import FIVE_ARCHITECTURES
 from leukolens.models.compute import tune_allocator
 from leukolens.prediction.predict import predict_once
 from leukolens.prediction.table import Scored, predictions_table
 from leukolens.progress import logger, track
 from leukolens.settings import CrossvalSettings, PredictSettings, SplitSettings, TrainSettings
-from leukolens.training.deciding import (
-    DecisionData,
-    Logits,
-    bank_of,
-    decision_entry,
-    fit_on_validation,
-    validation_scores,
-)
+from leukolens.training.deciding import DecisionData, Logits, bank_of, fit_on_validation, validation_scores
 from leukolens.training.features import VIEWS, FeatureExtractor, Features, frozen_features
 from leukolens.training.head import FittedHead, Side, fit_head, linear_logits
 from leukolens.training.runs import Run
@@ -68,7 +62,6 @@ from leukolens.training.train import (
     train,
 )
 
-CROSSVAL_FILE = "crossval.json"
 TTA_SUFFIX = "+tta"
 
 
@@ -258,12 +251,28 @@ def folder_name(architecture: str) -> str:
 
 def _study(manifest: Manifest, out: Path, settings: CrossvalSettings, cache_dir: Path | None) -> Study:
     settings = settings.model_copy(update={"architectures": settings.architectures or FIVE_ARCHITECTURES})
+    return Study(manifest, _splits(manifest, settings), out, cache_dir or out.parent / CACHE_FOLDER, settings)
+
+
+def _splits(manifest: Manifest, settings: CrossvalSettings) -> tuple[Splits, ...]:
+    """The folds of each repeat; where a single split could be made, the error says how to go on without them."""
     wanted = [
         SplitSettings(strategy=settings.strategy, folds=settings.folds, seed=settings.seed + repeat)
         for repeat in range(settings.repeats)
     ]
-    splits = tuple(split(manifest, None, each) for each in wanted)
-    return Study(manifest, splits, out, cache_dir or out.parent / CACHE_FOLDER, settings)
+    try:
+        return tuple(split(manifest, None, each) for each in wanted)
+    except LeakError:
+        raise
+    except SplitError as error:
+        # Raises anew where the folds are not to blame, as where no subject is known: without them it would fail as well.
+        split(manifest, None, SplitSettings(strategy=settings.strategy, seed=settings.seed))
+        raise SplitError(
+            error.what,
+            expected=error.expected,
+            received=error.received,
+            remedy=f"{error.remedy}, or leave the cross-validation out of `leukolens compare`: --folds 0",
+        ) from error
 
 
 def _check_all(study: Study) -> None:
@@ -365,9 +374,7 @@ def _rows(repeat: int, task: Task, sides: pd.Series[str]) -> pd.DataFrame:
 
 def _assembled(folds: list[ScoredFold], cost: Cost) -> Scores:
     tables = [predictions_table(fold.rows, Scored(fold.logits, fold.outlier_score), fold.decision) for fold in folds]
-    decisions = [
-        decision_entry(fold.decision, int(fold.rows["repeat"].iloc[0]), int(fold.rows["fold"].iloc[0])) for fold in folds
-    ]
+    decisions = [fold.decision.entry(int(fold.rows["repeat"].iloc[0]), int(fold.rows["fold"].iloc[0])) for fold in folds]
     return Scores(pd.concat(tables, ignore_index=True), decisions, cost)
 
 

@@ -47,8 +47,9 @@ from leukolens.prediction.foreign import foreign_scores
 from leukolens.prediction.predict import predict_once
 from leukolens.progress import logger
 from leukolens.provenance import git_commit, hardware, peak_memory_gib, versions
-from leukolens.reporting.cards import write_data_sheet, write_model_card
+from leukolens.reporting.data_sheet import write_data_sheet
 from leukolens.reporting.html import report
+from leukolens.reporting.model_card import write_model_card
 from leukolens.settings import CompareSettings, CrossvalSettings, PredictSettings, SplitSettings, TrainSettings
 from leukolens.study import Study, complete
 from leukolens.training.runs import Run

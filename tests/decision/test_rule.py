@@ -7,7 +7,7 @@ import pytest
 
 from decision.decision_examples import validation, validation_of_scores
 from leukolens.decision.conformal import Conformal
-from leukolens.decision.rule import Decision, fit_decision
+from leukolens.decision.rule import Answers, Decision, fit_decision
 from leukolens.decision.threshold import Threshold
 from leukolens.errors import ArtifactError
 from leukolens.settings import DecisionSettings
@@ -49,8 +49,30 @@ def test_three_classes_are_answered_by_the_highest_score():
     rule = decision(threshold=None, classes=CLASSES, positive=("b", "c"))
     scores = np.array([[0.4, 0.3, 0.3], [0.2, 0.1, 0.7]])
     assert rule.predicted(scores).tolist() == [0, 2]
-    np.testing.assert_allclose(rule.positive_probability(scores), [0.6, 0.8])
-    assert decision(threshold=None, positive=()).positive_probability(scores[:, :2]) is None
+    columns = Answers(scores, rule.predicted(scores)).columns(CLASSES, ("b", "c"))
+    assert list(columns) == ["y_pred", "y_score", "score_a", "score_b", "score_c"]
+    assert columns["y_pred"].tolist() == ["a", "c"]
+    np.testing.assert_allclose(columns["y_score"], [0.6, 0.8])
+    assert columns["score_c"].tolist() == [0.3, 0.7]
+
+
+def test_columns_without_a_positive_class_have_no_score_of_it():
+    columns = Answers(np.array([[0.25, 0.75]]), np.array([1])).columns(["HEM", "ALL"], [])
+    assert np.isnan(columns["y_score"]).tolist() == [True]
+    assert columns["y_pred"].tolist() == ["ALL"]
+
+
+def test_several_positive_classes_never_score_above_one():
+    scores = np.array([[0.0, 0.6, 0.4 + 1e-7]])
+    assert Answers(scores, np.array([1])).columns(CLASSES, ("b", "c"))["y_score"].tolist() == [1.0]
+
+
+def test_the_entry_names_fold_temperature_and_threshold():
+    assert decision(threshold=0.3).entry(repeat=2, fold=1) == {
+        "repeat": 2, "fold": 1, "temperature": 2.0, "threshold": 0.3, "aim": "balanced_accuracy", "sensitivity": None,
+    }  # fmt: skip
+    without = decision(threshold=None).entry(0, 0)
+    assert (without["threshold"], without["aim"], without["sensitivity"]) == (None, None, None)
 
 
 def test_refusals_word_by_word():

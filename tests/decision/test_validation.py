@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from leukolens.decision.validation import ValidationScores
+from leukolens.decision.validation import ValidationScores, log_scores
 from leukolens.errors import ArtifactError, LeakError
 
 RECORD = {"classes": ["HEM", "ALL"], "positive": ["ALL"]}
@@ -32,6 +32,25 @@ def test_of_table_takes_logarithms_and_positions():
     assert scores.positive_positions == [1]
     np.testing.assert_allclose(scores.logits, np.log([[0.75, 0.25], [1e-12, 1.0], [0.5, 0.5]]))
     assert scores.lack is None
+
+
+def test_of_rows_takes_the_logits_as_they_are():
+    logits = np.array([[1, 2], [3, 5], [-1, 0]], dtype=np.float32)
+    scores = ValidationScores.of_rows(table(), logits, ["HEM", "ALL"], ["ALL"])
+    assert scores.logits.dtype == np.float64 and scores.logits.tolist() == logits.tolist()
+    assert (scores.classes, scores.positive) == (("HEM", "ALL"), ("ALL",))
+    assert scores.y_true.tolist() == [0, 1, 1]
+    assert scores.groups == ("1+2", None, "1+2")
+    assert scores.images == ("a.bmp", "b.bmp", "c.bmp")
+
+
+def test_of_rows_is_no_way_around_the_door():
+    with pytest.raises(LeakError, match=r"^c\.bmp is not a validation image: nothing may be fitted on it\."):
+        ValidationScores.of_rows(table(side=["validation", "validation", "test"]), np.zeros((3, 2)), ["HEM", "ALL"], [])
+
+
+def test_logarithms_of_scores_are_finite():
+    assert log_scores(np.array([0.0, 0.5, 1.0])).tolist() == pytest.approx([12 * np.log(0.1), np.log(0.5), 0.0])
 
 
 def test_images_of_unknown_subjects_are_groups_of_their_own():

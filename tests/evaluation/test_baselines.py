@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from leukolens.artifacts import MANIFEST_COLUMNS, Manifest, Splits
 from leukolens.data.manifest import index
 from leukolens.data.splits import split
-from leukolens.evaluation.baselines import SHORTCUTS, Protocol, feature_baseline, known_numbers, shortcut_baseline
+from leukolens.evaluation.baselines import SHORTCUTS, Protocol, feature_baseline, shortcut_baseline
 from leukolens.evaluation.evaluate import evaluate
 from leukolens.settings import DecisionSettings, SplitSettings
 
@@ -84,13 +84,6 @@ def test_features_of_three_classes():
     assert predictions.record["display_name"] == "ResNet-50: frozen features + logistic regression"
     assert predictions.record["decisions"][0]["threshold"] is None
     assert evaluate(predictions)["sides"]["test"]["accuracy"] == 1.0
-
-
-def test_optical_density_is_that_of_the_mean_colour():
-    cell = {"area_px": [5], "mean_red": [255.0], "mean_green": [24.6], "mean_blue": [1.56], "format": ["BMP"]}
-    numbers = known_numbers(pd.DataFrame(cell))
-    # 256/256, 25.6/256 and 2.56/256: densities 0, 1 and 2.
-    assert numbers["optical_density"].tolist() == pytest.approx([1.0])
 
 
 @pytest.mark.real

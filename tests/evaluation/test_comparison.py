@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from leukolens.artifacts import MANIFEST_COLUMNS, Manifest, Splits
-from leukolens.evaluation.comparison import comparison_table, count_sides
+from leukolens.evaluation.comparison import OnValidation, best_on_validation, comparison_table, count_sides
 
 SUBJECT, IMAGE = "split by subject", "split by image: optimistic"
 
@@ -41,6 +41,23 @@ def test_ties_go_to_the_higher_auroc_then_to_fewer_parameters():
     assert best(comparison_table([row("a", (0.8, 0.90), 0.5), row("b", (0.8, 0.91), 0.5)])) == ["b"]
     tied = [row("a", (0.8, 0.9), 0.5, parameters=9), row("b", (0.8, 0.9), 0.5, parameters=3)]
     assert best(comparison_table(tied)) == ["b"]
+
+
+def test_the_rule_step_by_step():
+    def best_of(**networks: tuple) -> str | None:
+        return best_on_validation({name: OnValidation(*shown) for name, shown in networks.items()})
+
+    assert best_of(a=(0.80, 0.99, 1), b=(0.81, 0.5, 9)) == "b"
+    assert best_of(a=(0.8, 0.90, 1), b=(0.8, 0.91, 9)) == "b"
+    assert best_of(a=(0.8, None, 1), b=(0.8, 0.0, 9)) == "b"
+    assert best_of(a=(0.8, 0.9, 9), b=(0.8, 0.9, 3)) == "b"
+    assert best_of(a=(0.8, 0.9, None), b=(0.8, 0.9, 9)) == "b"
+    assert best_of(b=(0.8, 0.9, 3), a=(0.8, 0.9, 3)) == "b"
+    # 0.1 + 0.2 is not 0.3 by the last digit: as good as it.
+    assert best_of(a=(0.3, 0.9, 9), b=(0.1 + 0.2, 0.9, 3)) == "b"
+    assert best_of(a=(0.1 + 0.2, 0.9, 9), b=(0.3, 0.9, 3)) == "b"
+    assert best_of(a=(None, 0.9, 1)) is None
+    assert best_of() is None
 
 
 def test_one_best_within_each_protocol_and_none_without_validation():

@@ -76,6 +76,16 @@ def test_over_repeats_scores_and_margins_are_means():
     assert (joint.record["decisions"], joint.record["display_name"]) == ([], "Net 1 × 3 seeds")
 
 
+def test_over_repeats_a_mean_at_the_threshold_is_positive():
+    member = make_member(1, repeats=2, images=4)
+    at = {"y_score": 0.4, "score_ALL": 0.4, "score_HEM": 1 - 0.4}
+    joint = ensemble_over_repeats(Predictions(member.table.assign(**at), member.record))
+    assert joint.table["y_pred"].tolist() == ["ALL"] * 4
+    untuned = [{**each, "threshold": None} for each in member.record["decisions"]]
+    joint = ensemble_over_repeats(Predictions(member.table.assign(**at), {**member.record, "decisions": untuned}))
+    assert joint.table["y_pred"].tolist() == ["HEM"] * 4
+
+
 def test_over_repeats_needs_several():
     with pytest.raises(ArtifactError, match="An ensemble over seeds needs several repeats"):
         ensemble_over_repeats(make_member(1))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from leukolens.artifacts import Predictions, hash_file
 from leukolens.errors import ArtifactError
@@ -101,7 +102,10 @@ def test_csv_with_numbers_and_optional_columns(tmp_path):
     test = result["sides"]["test"]
     assert test["confusion_matrix"] == [[1, 0], [1, 1]]
     assert (test["subjects"], test["groups"]) == (2, 1)
-    assert test["notes"] == ["The images of 2 folds are pooled."]
+    assert test["notes"] == [
+        "The images of 2 folds are pooled.",
+        "1 of 2 folds hold only positive or only other images and are not in auroc_within_folds.",
+    ]
     assert "1 of 1 images have no known subject and are in no figure by subject." in result["sides"]["validation"]["notes"]
 
 
@@ -285,6 +289,32 @@ def test_repeats_are_averaged_and_their_spread_and_folds_are_told():
     # Counts are those of the first repeat, so that they add up to the number of images.
     assert np.sum(test["confusion_matrix"]) == 24
     assert np.trace(test["confusion_matrix"]) == 24
+
+
+def test_several_folds_have_an_auroc_within_them():
+    test = evaluate(repeated())["sides"]["test"]
+    table = repeated().table
+    first = table[(table["repeat"] == 0) & (table["fold"] == 0)]
+    # Every fold has 6 images of each class, hence as many pairs; both repeats have the same scores.
+    each = [entry["auroc"] for entry in test["folds"]]
+    assert each[0] == pytest.approx(roc_auc_score(first["y_true"] == "ALL", first["y_score"]))
+    assert test["auroc_within_folds"] == pytest.approx(np.mean(each))
+    assert test["repeats"]["values"]["auroc_within_folds"] == [pytest.approx(np.mean(each[:2]))] * 2
+    assert "auroc_within_folds" in test["intervals"]["intervals"]
+    assert "auroc_within_folds" not in evaluate(make_predictions())["sides"]["test"]
+
+
+def test_folds_of_one_kind_are_counted(tmp_path):
+    lines = [f"{HEADER},fold", "a,1,ALL,0.9,0", "b,H1,HEM,0.1,1", "c,2,ALL,0.7,2", "d,H2,HEM,0.8,2"]
+    test = evaluate(write_csv(tmp_path, lines))["sides"]["test"]
+    assert test["notes"] == [
+        "The images of 3 folds are pooled.",
+        "2 of 3 folds hold only positive or only other images and are not in auroc_within_folds.",
+    ]
+    assert (test["auroc"], test["auroc_within_folds"]) == (0.75, 0.0)
+    undefined = evaluate(write_csv(tmp_path, lines[:3]))["sides"]["test"]
+    assert undefined["auroc_within_folds"] is None
+    assert "No fold holds both positive and other images: auroc_within_folds is undefined." in undefined["notes"]
 
 
 def test_scalar_figures_are_those_that_the_intervals_are_drawn_around():

@@ -13,9 +13,8 @@ import pytest
 from scipy.stats import t as student
 
 from leukolens.errors import ArtifactError
-from leukolens.evaluation.calibration import scored_of
 from leukolens.evaluation.intervals import cautions, figure_intervals, interval_of, refusal
-from leukolens.evaluation.metrics import measure
+from leukolens.evaluation.metrics import measure, scored_of
 from leukolens.evaluation.resampling import Clusters, measured_figures, resample, resampled_figures
 from leukolens.settings import EvaluateSettings
 
@@ -101,6 +100,16 @@ def test_every_scalar_figure_has_an_interval():
     intervals = figure_intervals(table, RECORD, SETTINGS)["intervals"]
     assert scalars | {"ece", "brier"} == set(intervals)
     assert None not in intervals.values()
+
+
+def test_auroc_within_folds_has_an_interval_of_its_own():
+    table = cells([10] * 8, [10] * 8)
+    fold = pd.factorize(table["group"])[0] % 4
+    folded = figure_intervals(table.assign(fold=fold), RECORD, SETTINGS)["intervals"]
+    value = measured_figures(table.assign(fold=fold), RECORD)["auroc_within_folds"]
+    low, high = folded["auroc_within_folds"]
+    assert 0.5 < low < value < high < 1
+    assert folded["auroc"] == figure_intervals(table, RECORD, SETTINGS)["intervals"]["auroc"]
 
 
 def test_higher_confidence_is_wider_and_the_seed_decides():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,11 @@ from leukolens.evaluation.metrics import (
     accuracy_per_subject,
     auprc,
     auroc,
+    auroc_within_folds,
+    has_folds,
     measure,
+    scored_of,
+    within_folds,
 )
 
 SMEARS = ("Benign", "Early", "Pre", "Pro")
@@ -189,3 +194,54 @@ def test_accuracy_per_subject_lists_the_worst_first_and_leaves_out_the_unknown()
 def test_a_subject_of_two_classes_names_both():
     entries = accuracy_per_subject(["7"] * 10, HAND)
     assert [(entry["label"], entry["correct"]) for entry in entries] == [("HEM+ALL", 7)]
+
+
+def test_rows_of_predictions_become_positions_and_scores():
+    table = pd.DataFrame({"y_true": ["ALL", "HEM"], "y_pred": ["HEM", "HEM"], "score_ALL": [0.2, 0.1], "score_HEM": [0.8, 0.9]})
+    scored = scored_of(table, {"classes": ["HEM", "ALL"], "positive": ["ALL"]})
+    assert (scored.classes, scored.positive) == (("HEM", "ALL"), ("ALL",))
+    assert (scored.y_true.tolist(), scored.y_pred.tolist()) == ([1, 0], [0, 0])
+    assert scored.scores.tolist() == [[0.8, 0.2], [0.9, 0.1]]
+
+
+# Fold 0: of its 2 x 2 pairs 3 are in order. Fold 1: both of its 1 x 2. Fold 2 holds no negative image.
+FOLD = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2])
+TRUTH = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1], dtype=bool)
+SCORE = np.array([0.9, 0.4, 0.6, 0.1, 0.8, 0.2, 0.1, 0.0, 0.7])
+
+
+def test_auroc_within_folds_by_hand():
+    # 5 of 6 pairs; the plain mean of the two folds would be (3/4 + 1) / 2.
+    assert auroc_within_folds(TRUTH, SCORE, FOLD) == pytest.approx(5 / 6)
+    tied = np.where(SCORE == 0.2, 0.8, SCORE)
+    assert auroc_within_folds(TRUTH, tied, FOLD) == pytest.approx(4.5 / 6)
+    assert auroc_within_folds(TRUTH, SCORE, np.zeros(9, int)) == pytest.approx(sk.roc_auc_score(TRUTH, SCORE))
+    assert auroc_within_folds(TRUTH, SCORE, TRUTH.astype(int)) is None
+
+
+def test_a_scale_of_scores_for_each_fold_lowers_the_pooled_auroc_alone():
+    """The rarer the positive class in the training folds, the lower all scores: as when the test fold holds more of it."""
+    random = np.random.default_rng(0)
+    fold = np.repeat(np.arange(5), 400)
+    share = np.array([0.2, 0.35, 0.5, 0.65, 0.8])[fold]
+    truth = random.random(2000) < share
+    logit = 1.5 * truth + random.normal(size=2000)
+    shifted = logit - 3 * share
+    within, pooled = auroc_within_folds(truth, logit, fold), auroc(truth, logit)
+    assert within == pytest.approx(pooled, abs=0.01)
+    assert auroc_within_folds(truth, shifted, fold) == within
+    assert auroc(truth, shifted) < pooled - 0.05
+
+
+def test_within_folds_needs_a_positive_class():
+    scores = np.stack([1 - SCORE, SCORE], axis=1)
+    scored = Scored(("HEM", "ALL"), ("ALL",), TRUTH.astype(np.int64), TRUTH.astype(np.int64), scores)
+    assert within_folds(scored, FOLD) == {"auroc_within_folds": pytest.approx(5 / 6)}
+    unnamed = Scored(("HEM", "ALL"), (), scored.y_true, scored.y_pred, scores)
+    assert within_folds(unnamed, FOLD) == {"auroc_within_folds": None}
+
+
+def test_folds_are_several_within_a_repeat():
+    assert not has_folds(pd.DataFrame({"repeat": [0, 1], "fold": [0, 1]}))
+    assert has_folds(pd.DataFrame({"repeat": [0, 1, 1], "fold": [0, 0, 1]}))
+    assert not has_folds(pd.DataFrame({"repeat": [0, 0]}))

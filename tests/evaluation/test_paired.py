@@ -246,6 +246,20 @@ def test_gains_are_against_the_choice_of_validation_and_against_itself():
     assert gains["ensemble"]["interval"][0] > 0
 
 
+@pytest.mark.parametrize(("sizes", "picked"), [((9, 3), "b"), ((3, 9), "a"), ((None, None), "a"), ((None, 9), "b")])
+def test_a_tie_on_validation_is_broken_as_in_the_table_and_never_by_test(sizes, picked):
+    shared = noisy(7, 4.0)
+    models = {
+        # "b" is the better one on test, and stands first in the analysis.
+        "a": with_validation(model(noisy(1, 0.5), "a", parameters=sizes[0]), shared),
+        "b": with_validation(model(noisy(2, 3.0), "b", parameters=sizes[1]), shared),
+        "ensemble": model(noisy(3, 2.0), None, "ensemble"),
+    }
+    analysis = compare_models(models, "auroc", SETTINGS)
+    assert [row["model"] for row in analysis["models"] if row["kind"] == "network"] == ["b", "a"]
+    assert [row["against"] for row in analysis["gains"]] == [picked]
+
+
 def test_validation_rows_change_no_difference():
     plain = {"a": model(noisy(1, 1.0)), "b": model(noisy(2, 1.5))}
     more = {name: with_validation(each, noisy(9, 1.0)) for name, each in plain.items()}

@@ -10,8 +10,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from leukolens.evaluation.calibration import ece_equal_mass, event_of, scored_of
-from leukolens.evaluation.metrics import measure
+from leukolens.evaluation.calibration import ece_equal_mass, event_of
+from leukolens.evaluation.metrics import auroc_within_folds, measure, scored_of
 from leukolens.evaluation.resampling import Clusters, areas, measured_figures, resample, resampled_figures
 from leukolens.settings import EvaluateSettings
 
@@ -74,6 +74,32 @@ def test_areas_equal_scikit_learns_with_sample_weight(seed: int):
             assert figures["auprc"][row] == pytest.approx(expected)
         else:
             assert np.isnan(figures["auroc"][row]) and np.isnan(figures["auprc"][row])
+
+
+@examples(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_auroc_within_folds_of_a_resample_is_that_of_the_rows_counted_so_often(seed: int):
+    table, record = random_table(seed)
+    table = table.assign(fold=np.random.default_rng(seed).integers(0, 4, len(table)))
+    clusters = Clusters.of(table)
+    weights = np.random.default_rng(seed).integers(0, 4, (3, 12))
+    within = resampled_figures(table, record, weights.astype(float), clusters)["auroc_within_folds"]
+    for row, weight in enumerate(weights):
+        rows = counted(table, weight, clusters)
+        truth, score = (rows["y_true"] == "ALL").to_numpy(), rows["score_ALL"].to_numpy()
+        expected = auroc_within_folds(truth, score, rows["fold"].to_numpy())
+        assert within[row] == pytest.approx(np.nan if expected is None else expected, nan_ok=True)
+
+
+def test_auroc_within_folds_stands_only_where_there_are_several_and_is_the_mean_over_repeats():
+    table, record = random_table(3)
+    assert "auroc_within_folds" not in measured_figures(table.assign(fold=1), record)
+    fold = np.arange(len(table)) % 3
+    twice = pd.concat([table.assign(fold=fold), table.assign(fold=(fold + 1) // 2, repeat=1)])
+    truth, score = (table["y_true"] == "ALL").to_numpy(), table["score_ALL"].to_numpy()
+    areas_of_repeats = [auroc_within_folds(truth, score, fold), auroc_within_folds(truth, score, (fold + 1) // 2)]
+    assert measured_figures(twice, record)["auroc_within_folds"] == pytest.approx(np.mean(areas_of_repeats))
+    assert measured_figures(twice, {**record, "positive": []})["auroc_within_folds"] is None
 
 
 def test_areas_do_not_hang_on_how_many_resamples_are_summed_at_once(monkeypatch):

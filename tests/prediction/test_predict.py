@@ -20,7 +20,6 @@ from leukolens.data.splits import split
 from leukolens.errors import LeakError, RunError, SettingsError
 from leukolens.models.classifier import Classifier
 from leukolens.prediction.predict import predict, predict_once
-from leukolens.prediction.table import optical_density
 from leukolens.settings import PredictSettings, SplitSettings, TrainSettings
 from leukolens.training.features import to_levels, turned
 from leukolens.training.runs import Run
@@ -66,12 +65,6 @@ def test_what_subgroups_need_comes_from_the_manifest(head_run: Run, cohort: Any,
     means = [row["mean_red"], row["mean_green"], row["mean_blue"]]
     wanted = sum(-math.log10((mean + 1) / 256) for mean in means) / 3
     assert table["optical_density"].iloc[0] == pytest.approx(wanted)
-
-
-def test_optical_density_of_black_and_white() -> None:
-    """Black has -log10(1/256) = 2.408, white 0; one channel of three black, a third of it."""
-    rows = pd.DataFrame({"mean_red": [0, 255, 0], "mean_green": [0, 255, 255], "mean_blue": [0, 255, 255]})
-    assert optical_density(rows).tolist() == pytest.approx([2.40824, 0, 2.40824 / 3], abs=1e-5)
 
 
 def test_images_without_a_label_are_scored(head_run: Run, cohort: Any, tmp_path: Path) -> None:
@@ -143,6 +136,7 @@ def test_what_is_returned_is_what_is_written(finetuned_run: Run, cohort: Any, tm
         "splits_hash": cohort.splits.content_hash,
         "kind": "network",
         "phase": "finetune",
+        "parameters": finetuned_run.record["parameters"],
         "decisions": [
             {"repeat": 0, "fold": 0, "temperature": decision["temperature"], "threshold": decision["threshold"]["value"],
              "aim": "balanced_accuracy", "sensitivity": None}

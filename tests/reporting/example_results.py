@@ -173,7 +173,8 @@ def _model(folder: Path, manifest: Manifest, splits: Splits, model: str, number:
         _run_files(target, record, splits, number, folder.parent.name != "crossval")
     printed = 0.953 - 0.019 * number if trained and len(example.classes) == 2 else None
     return {"study": splits.record["strategy"], "protocol": splits.record["label"], "optimistic": record["optimistic"],
-            "kind": kind, "architecture": record["architecture"], "display_name": name, "model": model,
+            "kind": kind, "architecture": record["architecture"], "model": model,
+            "display_name": name + (" + flips and turns" if tta else ""),
             "trained_on": trained_on if kind == "network" else "", "phase": "head" if trained else None,
             "parameters": 23_500_000 - number * 5_000_000 if trained else None, "epochs": 3 if trained else None,
             "train_seconds": 187.4 + 100 * number if trained else None, "images_per_second": 41.7,
@@ -230,11 +231,14 @@ def _side(table: pd.DataFrame, record: dict[str, Any], intervals: bool) -> dict[
     named = [name for name in INTERVAL_FIGURES if {**figures, "ece": 0.04}.get(name) is not None]
     ends = {name: _around({**figures, "ece": calibration["ece"]}[name]) if intervals else None for name in named}
     several = table["fold"].nunique() > 1
+    within = {"auroc_within_folds": figures["auroc"] + 0.0371} if several and record["positive"] else {}
+    ends.update({name: _around(value, 0.03) if intervals else None for name, value in within.items()})
     groups = {name: int(rows.loc[rows["y_true"] == name, "group"].nunique() or (rows["y_true"] == name).sum())
               for name in record["classes"]}  # fmt: skip
     scalars = [name for name, value in figures.items() if isinstance(value, float)]
     return {
         **figures,
+        **within,
         "subjects": int(rows["subject"].nunique()),
         "groups": int(rows["group"].nunique()),
         "ece": calibration["ece"],
@@ -302,8 +306,8 @@ def _subgroups(rows: pd.DataFrame, record: dict[str, Any], intervals: bool) -> l
 
 def _abstention(rows: pd.DataFrame, intervals: bool) -> dict[str, Any]:
     coverage = np.linspace(1 / len(rows), 1, len(rows))
-    few = {"covered": None, "answered": None, "accuracy_answered": None, "mean_set_size": None}
-    enough = {"covered": 0.913, "answered": 0.621, "accuracy_answered": 0.889, "mean_set_size": 1.38}
+    few = {"covered": None, "covered_by_group": None, "answered": None, "accuracy_answered": None, "mean_set_size": None}
+    enough = {"covered": 0.913, "covered_by_group": 0.874, "answered": 0.621, "accuracy_answered": 0.889, "mean_set_size": 1.38}
     return {"risk_coverage": {"coverage": coverage.tolist(), "risk": (0.22 * coverage).tolist()}, "aurc": 0.1104,
             "conformal": [{"alpha": 0.05, "promised": None, "groups": 12, "groups_needed": 19, **few},
                           {"alpha": 0.1, "promised": 0.9, "groups": 12, "groups_needed": 9, **enough}],
@@ -348,7 +352,8 @@ def _analysis(rows: list[dict[str, Any]], folder: Path, example: Example) -> dic
     figure = "auroc" if example.positive else "balanced_accuracy"
     values = {row["model"]: read_json(folder / row["run"] / "metrics.json")["sides"]["test"][figure] for row in rows}
     ranked = sorted(rows, key=lambda row: -(values[row["model"]] or 0))
-    models = [{"model": row["model"], "display_name": row["display_name"], "kind": row["kind"], "value": values[row["model"]],
+    models = [{"model": row["model"], "display_name": NAMES[row["model"].removesuffix("+tta")], "kind": row["kind"],
+               "value": values[row["model"]],
                "interval": _around(values[row["model"]]) if example.intervals and values[row["model"]] else None,
                "probability_best": 1 / (place + 2) if example.intervals else None,
                "rank": place + 1.3 if example.intervals else None} for place, row in enumerate(ranked)]  # fmt: skip

@@ -103,6 +103,14 @@ def test_forest_draws_a_model_without_interval_as_a_dot_alone():
     assert figures_statistics.forest("f", none, "auroc", {}).caption == "AUROC on test; no interval."
 
 
+def test_forest_breaks_long_names_once_and_keeps_what_tells_them_apart():
+    names = ("EfficientNet-Lite0 + flips and turns", "EfficientNet-Lite0: frozen features + logistic regression")
+    models = [{"model": name, "display_name": name, "kind": "network", "value": 0.9, "interval": None} for name in names]
+    shown = texts(figures_statistics.forest("f", models, "auroc", {}))
+    assert {"EfficientNet-Lite0", "+ flips and turns"} <= set(shown)
+    assert {"EfficientNet-Lite0: frozen", "features + logistic regression"} <= set(shown)
+
+
 def test_subgroups_are_named_by_family_and_first_words():
     entries = [{"by": "cell area", "name": "quartile 1: up to 24,000 px", "accuracy": 0.8, "interval": [0.7, 0.9]},
                {"by": "image format", "name": "BMP", "accuracy": 0.7, "interval": None}]  # fmt: skip

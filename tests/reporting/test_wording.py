@@ -49,6 +49,22 @@ def test_written(write, value, text):
     assert write(value) == text
 
 
+@pytest.mark.parametrize("name", ["VGG16", "VGG16 + flips and turns"])
+def test_augmentation_is_named_once(name):
+    assert wording.augmented(name) == "VGG16 + flips and turns"
+
+
+@pytest.mark.parametrize(
+    ("title", "lines"),
+    [("VGG16", ("VGG16", "")), ("VGG16 + flips and turns", ("VGG16", "+ flips and turns")),
+     ("VGG16: frozen features + logistic regression", ("VGG16:", "frozen features + logistic regression")),
+     ("Ensemble of 5 networks × 3 seeds", ("Ensemble of 5 networks", "× 3 seeds")),
+     ("Cell area + mean colour", ("Cell area + mean colour", ""))],
+)  # fmt: skip
+def test_two_lines(title, lines):
+    assert wording.two_lines(title) == lines
+
+
 def test_flatten_gives_every_leaf():
     nested = {"seed": 0, "train": {"batch_size": 32, "augmentation": {"flip": True}}, "architectures": ["a", "b"], "x": None}
     assert list(wording.flatten(nested)) == [

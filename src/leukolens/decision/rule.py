@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,25 @@ class Answers:
 
     probabilities: NDArray[np.float64]
     y_pred: NDArray[np.int64]
+
+    def columns(self, classes: Sequence[str], positive: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Give the answers as columns of predictions.
+
+        Args:
+            classes: names, whose positions are the columns of `probabilities`.
+            positive: names of the positive class or classes; may be empty.
+
+        Returns:
+            `y_pred` (name of the predicted class), `y_score` (0–1, probability of the positive class or the sum over
+            several; NaN where none is named) and `score_<class>`, n values each.
+        """
+        positions = [classes.index(name) for name in positive]
+        unnamed = np.full(len(self.y_pred), np.nan)
+        return {
+            "y_pred": np.array(classes)[self.y_pred],
+            "y_score": positive_probability(self.probabilities, positions) if positions else unnamed,
+            **{f"score_{name}": self.probabilities[:, index] for index, name in enumerate(classes)},
+        }
 
 
 @dataclass(frozen=True)
@@ -76,11 +96,6 @@ class Decision:
         positive = self.classes.index(self.positive[0])
         return np.where(scores[:, positive] >= self.threshold.value, positive, 1 - positive).astype(np.int64)
 
-    def positive_probability(self, scores: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Probability of the positive class, or the sum over several: float64 [n]; None where none is named."""
-        positions = [self.classes.index(name) for name in self.positive]
-        return positive_probability(scores, positions) if positions else None
-
     def refusals(
         self, scores: NDArray[np.float64], outlier_score: NDArray[np.float64] | None, alpha: float
     ) -> list[str | None]:
@@ -102,6 +117,18 @@ class Decision:
             return reasons
         unlike = outlier_score > _LARGEST_OUTLIER_SCORE
         return [UNLIKE_TRAINING if strange else reason for strange, reason in zip(unlike, reasons, strict=True)]
+
+    def entry(self, repeat: int, fold: int) -> Record:
+        """Give what a predictions record says, under `decisions`, of the decision behind the rows of one repeat and fold."""
+        threshold = self.threshold
+        return {
+            "repeat": repeat,
+            "fold": fold,
+            "temperature": self.temperature,
+            "threshold": threshold.value if threshold else None,
+            "aim": threshold.aim if threshold else None,
+            "sensitivity": threshold.sensitivity if threshold else None,
+        }
 
     def to_record(self) -> Record:
         """Give a JSON object without NaN or infinity."""

@@ -51,6 +51,32 @@ class ValidationScores:
         _require_rows(self)
 
     @classmethod
+    def of_rows(
+        cls, rows: pd.DataFrame, logits: NDArray[np.floating], classes: Sequence[str], positive: Sequence[str]
+    ) -> ValidationScores:
+        """Take labelled rows of the validation side and their logits.
+
+        Args:
+            rows: n rows with `image`, `group`, `side` and `y_true` (class names).
+            logits: [n, C], uncalibrated, in the order of the rows.
+            classes: names in the order of the logits.
+            positive: names of the positive classes; may be empty.
+
+        Raises:
+            LeakError: a row is on another side; names its image.
+            ArtifactError: no rows, a class that is not among `classes`, or a logit that is no finite number.
+        """
+        return cls(
+            classes=tuple(classes),
+            positive=tuple(positive),
+            y_true=np.asarray(pd.Index(list(classes)).get_indexer(pd.Index(rows["y_true"])), dtype=np.int64),
+            logits=np.asarray(logits, dtype=np.float64),
+            groups=tuple(None if pd.isna(group) else str(group) for group in rows["group"]),
+            sides=tuple(rows["side"]),
+            images=tuple(rows["image"]),
+        )
+
+    @classmethod
     def of_table(cls, table: pd.DataFrame, record: Record) -> ValidationScores:
         """Take the validation rows of one repeat and fold of a predictions table, and that table's record.
 
@@ -60,18 +86,8 @@ class ValidationScores:
             LeakError: a row is on another side; names its image.
             ArtifactError: no rows, or a class that is not in the record.
         """
-        _refuse_other_sides(table["side"].tolist(), tuple(table["image"]))
-        classes = tuple(record["classes"])
-        scores = table[[f"score_{name}" for name in classes]].to_numpy(np.float64)
-        return cls(
-            classes=classes,
-            positive=tuple(record["positive"]),
-            y_true=np.asarray(pd.Index(classes).get_indexer(table["y_true"]), dtype=np.int64),
-            logits=np.log(np.clip(scores, SMALLEST_SCORE, 1.0)),
-            groups=tuple(None if pd.isna(group) else str(group) for group in table["group"]),
-            sides=tuple(table["side"]),
-            images=tuple(table["image"]),
-        )
+        scores = table[[f"score_{name}" for name in record["classes"]]].to_numpy(np.float64)
+        return cls.of_rows(table, log_scores(scores), record["classes"], record["positive"])
 
     @property
     def positive_positions(self) -> list[int]:
@@ -92,6 +108,12 @@ class ValidationScores:
         keys = [(1, str(row)) if group is None else (0, group) for row, group in enumerate(self.groups)]
         number = {key: index for index, key in enumerate(dict.fromkeys(keys))}
         return np.array([number[key] for key in keys], dtype=np.int64)
+
+
+def log_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Natural logarithms of probabilities, which serve as logits; those below SMALLEST_SCORE count as that."""
+    logs: NDArray[np.float64] = np.log(np.clip(scores, SMALLEST_SCORE, 1.0))
+    return logs
 
 
 def _refuse_other_sides(sides: Sequence[str], images: Sequence[str]) -> None:

@@ -17,8 +17,7 @@ import pandas as pd
 from leukolens.artifacts import TEST, VALIDATION, Record
 from leukolens.decision.conformal import Conformal, fit_conformal, groups_needed
 from leukolens.decision.validation import ValidationScores
-from leukolens.evaluation.calibration import scored_of
-from leukolens.evaluation.metrics import MAX_CURVE_POINTS, Flags, Floats
+from leukolens.evaluation.metrics import MAX_CURVE_POINTS, Flags, Floats, scored_of
 
 ALPHAS = (0.05, 0.1, 0.2, 0.3)
 

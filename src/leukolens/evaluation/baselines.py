@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from leukolens.artifacts import SIDES, TEST, TRAIN, VALIDATION, Manifest, Predictions, Record, Splits, hash_json
+from leukolens.data.covariates import image_covariates
 from leukolens.evaluation.decided import decide
 from leukolens.settings import DecisionSettings
 
@@ -40,7 +41,6 @@ _NAMES: Mapping[str, str] = {
 _FEATURE_RIDGE = 0.01
 _SHORTCUT_RIDGE = 1.0
 _MOST_STEPS = 1000
-_GREY_LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,6 @@ def feature_baseline(features: pd.DataFrame, architecture: str, display_name: st
     return _baseline(features, _FEATURE_RIDGE, protocol, names)
 
 
-def known_numbers(images: pd.DataFrame) -> pd.DataFrame:
-    """Give what the manifest knows of each image beside its label: `area_px`, `optical_density`, `format`.
-
-    The optical density is the mean over the channels of -log10((mean + 1) / 256), of the mean grey level (0–255) of the
-    foreground: Lambert-Beer, with 1 added so that black is finite (Ruifrok & Johnston 2001).
-    """
-    levels = images[["mean_red", "mean_green", "mean_blue"]].to_numpy(np.float64)
-    density = -np.log10((levels + 1) / _GREY_LEVELS).mean(axis=1)
-    return pd.DataFrame(
-        {"area_px": images["area_px"].astype("float64"), "optical_density": density, "format": images["format"]}
-    )
-
-
 def _baseline(numbers: pd.DataFrame, ridge: float, protocol: Protocol, names: Record) -> Predictions:
     classes, positive = protocol.manifest.classes, protocol.manifest.positive
     parts = [
@@ -123,7 +110,7 @@ def _majority_calls(table: pd.DataFrame, protocol: Protocol) -> list[str]:
 def _folds(manifest: Manifest, splits: Splits, repeat: int) -> list[pd.DataFrame]:
     """Give the placed images of each fold, with what predictions carry along."""
     images = manifest.images[["image", "subject", "group", "label"]].rename(columns={"label": "y_true"})
-    images = pd.concat([images, known_numbers(manifest.images)], axis=1).astype({"image": "string"})
+    images = pd.concat([images, image_covariates(manifest.images)], axis=1).astype({"image": "string"})
     placed = splits.sides.astype({"image": "string"}).merge(images, on="image", how="left", validate="many_to_one")
     return [fold.sort_values("image") for _, fold in placed.assign(repeat=repeat).groupby("fold")]
 

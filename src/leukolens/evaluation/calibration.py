@@ -19,7 +19,7 @@ import pandas as pd
 
 from leukolens.artifacts import Record
 from leukolens.decision.temperature import probabilities
-from leukolens.evaluation.metrics import Flags, Floats, Indices, Scored
+from leukolens.evaluation.metrics import Flags, Floats, Indices, Scored, scored_of
 
 # Guo et al. 2017 and most since use 10 to 20 bins.
 MAX_BINS = 10
@@ -229,19 +229,6 @@ def calibration_figures(table: pd.DataFrame, record: Record) -> Record:
 def _members(score: Floats, bins: int | None) -> Iterator[Indices]:
     bin_of = equal_mass_bins(score, bins)
     yield from (np.flatnonzero(bin_of == number) for number in np.unique(bin_of))
-
-
-def scored_of(table: pd.DataFrame, record: Record) -> Scored:
-    """Turn rows of predictions into arrays: class positions [n] and scores [n, classes]."""
-    classes = tuple(record["classes"])
-    position = {name: index for index, name in enumerate(classes)}
-    return Scored(
-        classes=classes,
-        positive=tuple(record["positive"]),
-        y_true=np.array([position[name] for name in table["y_true"]], np.int64),
-        y_pred=np.array([position[name] for name in table["y_pred"]], np.int64),
-        scores=table[[f"score_{name}" for name in classes]].to_numpy(np.float64),
-    )
 
 
 def _mean_ece(repeats: list[Scored]) -> float:

@@ -1,12 +1,14 @@
 """Models side by side: one row each, and of the networks the best, chosen on validation.
 
-In: one record per model with its metrics; a manifest with its splits. Out: tables. Writes: nothing.
+In: one record per model with its metrics; a manifest with its splits. Out: tables, and the name of the best. Writes: nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -37,6 +39,23 @@ COST_COLUMNS = ("parameters", "train_seconds", "images_per_second", "epochs")
 
 _NAMED_COLUMNS = ("study", "protocol", "optimistic", "kind", "tta", "model", "architecture", "display_name")
 _COUNTS = ("images", "subjects", "groups")
+# Two ways of summing the same images differ by about 1e-16; a real difference is at least 1 / n^2 of n images.
+_DECIMALS = 12
+
+_Key = TypeVar("_Key", int, str)
+
+
+@dataclass(frozen=True)
+class OnValidation:
+    """What validation shows of one network, each None where it is not known.
+
+    `balanced_accuracy` and `auroc` (of the positive classes, else macro one against the rest) 0–1, means over the
+    repeats; `parameters`: count.
+    """
+
+    balanced_accuracy: float | None
+    auroc: float | None
+    parameters: int | None
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -53,17 +72,39 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         (what they were trained on), `phase`, `is_best`, `validation_*`, `test_*` (0–1; `test_mcc` −1–1) with `_low` and
         `_high` of INTERVAL_FIGURES, `test_images`, `test_subjects`, `test_groups`, `source_document_accuracy` and
         COST_COLUMNS, rows as given. What is undefined or not measured is NaN. `is_best` marks, among the networks of
-        each study, the highest balanced accuracy on validation; ties go to the higher AUROC on validation, then to fewer
-        parameters. The test side has no say in it.
+        each study, the one that `best_on_validation` names.
     """
     table = pd.DataFrame([_row(row) for row in rows], columns=_columns())
     numeric = [name for name in _columns() if name.startswith(("validation_", "test_"))]
     numeric += ["source_document_accuracy", *COST_COLUMNS]
     table[numeric] = table[numeric].astype("float64")
     networks = table[(table["kind"] == "network") & ~table["tta"].astype(bool)]
-    best = {_best(group) for _, group in networks.groupby("study", sort=False)}
+    best = {best_on_validation(_shown(of_study)) for _, of_study in networks.groupby("study", sort=False)}
     table["is_best"] = table.index.isin([index for index in best if index is not None])
     return table
+
+
+def best_on_validation(networks: Mapping[_Key, OnValidation]) -> _Key | None:
+    """Name the best of several networks: the one rule for the table, the report and what ensembles are set against.
+
+    The highest balanced accuracy on validation; of equals the higher AUROC there, which sees what no threshold does; then
+    fewer parameters, because the smaller of two equals costs less to run, one of unknown size coming last; then the first
+    in the order given, that in which the user named them. The test side has no say in it, nor in the order: a tie broken
+    by test would choose on test.
+
+    Args:
+        networks: what validation shows of each, in the order of the table. Values that differ by rounding are equal.
+
+    Returns:
+        Its key; None where no balanced accuracy is known.
+    """
+
+    def place(key: _Key) -> tuple[float, float, float]:
+        shown = networks[key]
+        size = math.inf if shown.parameters is None else shown.parameters
+        return -_rounded(shown.balanced_accuracy), -_rounded(shown.auroc), size
+
+    return min((key for key in networks if networks[key].balanced_accuracy is not None), key=place, default=None)
 
 
 def count_sides(manifest: Manifest, splits: Splits, fold: int = 0) -> pd.DataFrame:
@@ -116,13 +157,15 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _best(group: pd.DataFrame) -> object:
-    """Give the index of the best row of one study, None where nothing was measured on validation."""
-    known = group[group["validation_balanced_accuracy"].notna()]
-    if known.empty:
-        return None
-    area = known["validation_auroc"].fillna(known["validation_auroc_macro_ovr"]).fillna(0)
-    ranked = known.assign(area=area, size=known["parameters"].fillna(float("inf")))
-    order = ranked.sort_values(["validation_balanced_accuracy", "area", "size"], ascending=[False, False, True])
-    best: object = order.index[0]
-    return best
+def _shown(rows: pd.DataFrame) -> dict[int, OnValidation]:
+    """Give what validation shows of each row of one study, by its index."""
+    names = ("validation_balanced_accuracy", "validation_auroc", "validation_auroc_macro_ovr", "parameters")
+    known = rows[list(names)].astype(object).where(rows[list(names)].notna(), None)
+    return {
+        int(index): OnValidation(accuracy, macro if area is None else area, size)
+        for index, (accuracy, area, macro, size) in zip(rows.index, known.itertuples(index=False, name=None), strict=True)
+    }
+
+
+def _rounded(value: float | None) -> float:
+    return -math.inf if value is None else round(value, _DECIMALS)

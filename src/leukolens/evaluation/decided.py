@@ -47,48 +47,17 @@ def decide(
         of_fold = logits[part.index]
         decision = _fit(part, of_fold, (tuple(classes), tuple(positive)), settings)
         parts.append(_answered(part, of_fold, decision))
-        decisions.append(decision_entry(decision, int(part["repeat"].iloc[0]), int(part["fold"].iloc[0])))
+        decisions.append(decision.entry(int(part["repeat"].iloc[0]), int(part["fold"].iloc[0])))
     return pd.concat(parts).sort_index(), decisions
-
-
-def decision_entry(decision: Decision, repeat: int, fold: int) -> Record:
-    """Give what a predictions' record says of the decision of one fold."""
-    threshold = decision.threshold
-    return {
-        "repeat": repeat,
-        "fold": fold,
-        "temperature": decision.temperature,
-        "threshold": threshold.value if threshold else None,
-        "aim": threshold.aim if threshold else None,
-        "sensitivity": threshold.sensitivity if threshold else None,
-    }
 
 
 def _fit(
     part: pd.DataFrame, logits: Floats, names: tuple[tuple[str, ...], tuple[str, ...]], settings: DecisionSettings
 ) -> Decision:
     chosen = ((part["side"] == VALIDATION) & part["y_true"].notna()).to_numpy()
-    validation = part[chosen]
-    classes, positive = names
-    return fit_decision(
-        ValidationScores(
-            classes=classes,
-            positive=positive,
-            y_true=np.array([classes.index(name) for name in validation["y_true"]], np.int64),
-            logits=logits[chosen],
-            groups=tuple(None if pd.isna(group) else str(group) for group in validation["group"]),
-            sides=tuple(validation["side"]),
-        ),
-        settings,
-    )
+    return fit_decision(ValidationScores.of_rows(part[chosen], logits[chosen], *names), settings)
 
 
 def _answered(part: pd.DataFrame, logits: Floats, decision: Decision) -> pd.DataFrame:
-    answers = decision.apply(logits)
-    classes, probabilities = decision.classes, answers.probabilities
-    of_positive = probabilities[:, [classes.index(name) for name in decision.positive]].sum(axis=1)
-    return part[[name for name in _CARRIED if name in part]].assign(
-        y_pred=np.array(classes)[answers.y_pred],
-        y_score=np.clip(of_positive, 0, 1) if decision.positive else np.nan,
-        **{f"score_{name}": probabilities[:, index] for index, name in enumerate(classes)},
-    )
+    answers = decision.apply(logits).columns(decision.classes, decision.positive)
+    return part[[name for name in _CARRIED if name in part]].assign(**answers)

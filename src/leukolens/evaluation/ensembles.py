@@ -10,21 +10,23 @@ every image is scored by models none of which has seen its subject, and the mean
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from leukolens.artifacts import TEST, Predictions, Record, hash_json
+from leukolens.decision.rule import Answers
+from leukolens.decision.temperature import probabilities
+from leukolens.decision.validation import log_scores
 from leukolens.errors import ArtifactError
 from leukolens.evaluation.decided import decide
+from leukolens.evaluation.subjects import LEAST_MARGIN, positive_margin
 from leukolens.settings import DecisionSettings
 
 Floats = NDArray[np.float64]
 
 _KEYS = ["repeat", "fold", "side", "image"]
-_SMALLEST = 1e-12
 
 
 def ensemble(members: Mapping[str, Predictions], settings: DecisionSettings) -> Predictions:
@@ -73,28 +75,23 @@ def ensemble_over_repeats(predictions: Predictions) -> Predictions:
     members = table.reset_index(drop=True)
     logits = pd.DataFrame(_log_scores(members, classes), columns=classes).groupby(members["image"]).mean()
     rows = members[members["repeat"] == members["repeat"].min()].sort_values("image", ignore_index=True)
-    scores = _softmax(logits.loc[rows["image"]].to_numpy())
-    named = {f"score_{name}": scores[:, index] for index, name in enumerate(classes)}
-    of_positive = scores[:, [classes.index(name) for name in record["positive"]]].sum(axis=1)
-    rows = rows.drop(columns=[name for name in ("outlier_score", "refusal") if name in rows]).assign(
-        repeat=0, fold=0, y_pred=_calls(members, record, rows["image"], scores),
-        y_score=np.clip(of_positive, 0, 1) if record["positive"] else np.nan, **named,
-    )  # fmt: skip
+    scores = probabilities(logits.loc[rows["image"]].to_numpy(), 1.0)
+    answers = Answers(scores, _calls(members, record, rows["image"], scores))
+    rows = rows.drop(columns=[name for name in ("outlier_score", "refusal") if name in rows])
+    rows = rows.assign(repeat=0, fold=0, **answers.columns(classes, record["positive"]))
     name = f"{record['display_name']} × {repeats} seeds"
     kept = {**record, "kind": "ensemble", "display_name": name, "architecture": None, "decisions": []}
     return Predictions(rows, {**kept, "run_hash": hash_json([name, record.get("run_hash")])})
 
 
-def _calls(members: pd.DataFrame, record: Record, images: pd.Series[str], scores: Floats) -> NDArray[Any]:
-    classes, positive = np.array(record["classes"]), record["positive"]
-    thresholds = {(each["repeat"], each["fold"]): each["threshold"] for each in record["decisions"]}
-    if len(classes) > 2 or not positive or None in thresholds.values():
-        return np.asarray(classes[scores.argmax(axis=1)])
-    limits = np.array([thresholds.get(key, 0.5) for key in zip(members["repeat"], members["fold"], strict=True)])
-    margins = _log_odds(members["y_score"].to_numpy(np.float64)) - _log_odds(limits)
-    mean = pd.Series(margins).groupby(members["image"]).mean()[images].to_numpy()
-    negative = next(name for name in classes if name not in positive)
-    return np.asarray(np.where(mean >= 0, positive[0], negative))
+def _calls(members: pd.DataFrame, record: Record, images: pd.Series[str], scores: Floats) -> NDArray[np.int64]:
+    """Position of the class that each image is called."""
+    classes, names = record["classes"], record["positive"]
+    if len(classes) > 2 or not names or None in (each["threshold"] for each in record["decisions"]):
+        return np.asarray(scores.argmax(axis=1), np.int64)
+    mean = pd.Series(positive_margin(members, record)).groupby(members["image"]).mean()[images].to_numpy()
+    positive = classes.index(names[0])
+    return np.asarray(np.where(mean >= LEAST_MARGIN, positive, 1 - positive), np.int64)
 
 
 def _check_members(members: Mapping[str, Predictions]) -> None:
@@ -150,19 +147,4 @@ def _record(members: Mapping[str, Predictions], name: str) -> Record:
 
 
 def _log_scores(table: pd.DataFrame, classes: Sequence[str]) -> Floats:
-    scores = table[[f"score_{name}" for name in classes]].to_numpy(np.float64)
-    logs: Floats = np.log(np.clip(scores, _SMALLEST, 1))
-    centred: Floats = logs - logs.mean(axis=1, keepdims=True)
-    return centred
-
-
-def _log_odds(probability: Floats) -> Floats:
-    clipped = np.clip(probability, _SMALLEST, 1 - _SMALLEST)
-    odds: Floats = np.log(clipped / (1 - clipped))
-    return odds
-
-
-def _softmax(logits: Floats) -> Floats:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return shares
+    return log_scores(table[[f"score_{name}" for name in classes]].to_numpy(np.float64))

@@ -31,7 +31,16 @@ from leukolens.artifacts import (
 from leukolens.evaluation.abstention import abstention_figures
 from leukolens.evaluation.calibration import calibration_figures
 from leukolens.evaluation.intervals import figure_intervals
-from leukolens.evaluation.metrics import Scored, accuracy_per_subject, measure
+from leukolens.evaluation.metrics import (
+    accuracy_per_subject,
+    has_folds,
+    macro_one_vs_rest,
+    measure,
+    overall,
+    positive_against_rest,
+    scored_of,
+    within_folds,
+)
 from leukolens.evaluation.score_tables import check_scores, load_scores, with_positive
 from leukolens.evaluation.subgroups import subgroup_figures
 from leukolens.evaluation.subjects import subject_figures
@@ -62,9 +71,9 @@ def evaluate(
     Returns:
         `record` (that of the predictions, `predictions_hash`: SHA-256 of the file, or of the table's content when it
         was handed over in memory, and `evaluation`: the settings) and `sides`: for each side `images`, `subjects`,
-        `groups`, the figures of `metrics.measure`, `ece`, `brier`, `calibration`, `repeats`, `folds` and `per_subject`;
-        for the test side (or for each, where there is no test side) also `intervals`, `subject_level`, `subgroups` and
-        `abstention`.
+        `groups`, the figures of `metrics.measure` (of several folds also of `metrics.within_folds`), `ece`, `brier`,
+        `calibration`, `repeats`, `folds` and `per_subject`; for the test side (or for each, where there is no test side)
+        also `intervals`, `subject_level`, `subgroups` and `abstention`.
 
     Raises:
         ArtifactError: the table is missing, lacks columns, or holds a row that cannot be measured.
@@ -97,19 +106,6 @@ def content_hash(predictions: Predictions) -> str:
     return hash_json([predictions.record, list(rows.columns), rows.to_numpy().tolist()])
 
 
-def scored_of(table: pd.DataFrame, record: Record) -> Scored:
-    """Turn rows of predictions into arrays: class positions [n] and scores [n, classes]."""
-    classes = tuple(record["classes"])
-    position = {name: index for index, name in enumerate(classes)}
-    return Scored(
-        classes=classes,
-        positive=tuple(record["positive"]),
-        y_true=np.array([position[name] for name in table["y_true"]], np.int64),
-        y_pred=np.array([position[name] for name in table["y_pred"]], np.int64),
-        scores=table[[f"score_{name}" for name in classes]].to_numpy(np.float64),
-    )
-
-
 def _loaded(predictions: Predictions | Path | str, positive: tuple[str, ...] | None) -> tuple[Predictions, str]:
     if not isinstance(predictions, Predictions):
         path = Path(predictions)
@@ -122,7 +118,8 @@ def _loaded(predictions: Predictions | Path | str, positive: tuple[str, ...] | N
 def _side(predictions: Predictions, side: str, settings: EvaluateSettings) -> dict[str, Any]:
     table, record = predictions.table[predictions.table["side"] == side], predictions.record
     repeats = [rows for _, rows in table.groupby("repeat")]
-    measured = [measure(scored_of(rows, record)) for rows in repeats]
+    several = has_folds(table)
+    measured = [_measured(rows, record, several) for rows in repeats]
     calibration = calibration_figures(table, record)
     figures = {
         "subjects": int(table["subject"].nunique()),
@@ -139,6 +136,12 @@ def _side(predictions: Predictions, side: str, settings: EvaluateSettings) -> di
     if side == TEST or not (predictions.table["side"] == TEST).any():
         figures |= _statistics(predictions, table, settings)
     return figures
+
+
+def _measured(rows: pd.DataFrame, record: Record, several_folds: bool) -> dict[str, Any]:
+    """Give the figures of one repeat; of several folds also those that compare images of one fold only."""
+    scored = scored_of(rows, record)
+    return {**measure(scored), **(within_folds(scored, rows["fold"].to_numpy(np.int64)) if several_folds else {})}
 
 
 def _statistics(predictions: Predictions, table: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
@@ -181,7 +184,8 @@ def _folds(table: pd.DataFrame, record: Record) -> list[dict[str, Any]]:
     folds = []
     for key, rows in table.groupby(keys):
         repeat, fold = _pair(key)
-        figures = measure(scored_of(rows, record))
+        scored = scored_of(rows, record)
+        figures = {**overall(scored), **positive_against_rest(scored), **macro_one_vs_rest(scored)}
         folds.append({"repeat": repeat, "fold": fold, "images": len(rows), "groups": int(rows["group"].nunique()),
                       **{name: figures[name] for name in FOLD_FIGURES if name in figures}})  # fmt: skip
     return folds
@@ -200,7 +204,20 @@ def _table_notes(predictions: Predictions, table: pd.DataFrame) -> list[str]:
         sentences.append(f"{unknown} of {len(rows)} images have no known subject and are in no figure by subject.")
     if folds > 1:
         sentences.append(f"The images of {folds} folds are pooled.")
-    return [*sentences, *_leak_notes(predictions)]
+    return [*sentences, *_fold_notes(rows, predictions.record), *_leak_notes(predictions)]
+
+
+def _fold_notes(rows: pd.DataFrame, record: Record) -> list[str]:
+    """Say which folds of one repeat are in no AUROC within folds."""
+    if not record["positive"] or not has_folds(rows):
+        return []
+    kinds = rows["y_true"].isin(record["positive"]).groupby(rows["fold"]).nunique()
+    lacking = int((kinds == 1).sum())
+    if lacking == len(kinds):
+        return ["No fold holds both positive and other images: auroc_within_folds is undefined."]
+    if lacking:
+        return [f"{lacking} of {len(kinds)} folds hold only positive or only other images and are not in auroc_within_folds."]
+    return []
 
 
 def _leak_notes(predictions: Predictions) -> list[str]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from leukolens.artifacts import TEST, VALIDATION, Predictions, Record
 from leukolens.errors import ArtifactError
+from leukolens.evaluation.comparison import OnValidation, best_on_validation
 from leukolens.evaluation.intervals import cautions, interval_of, refusal
 from leukolens.evaluation.resampling import Clusters, measured_figures, resample, resampled_figures
 from leukolens.evaluation.significance import LEAST_IMAGES_PER_CLASS, AreaComponents, delong_test, holm
@@ -482,7 +483,8 @@ def _beats_baselines(study: _Study, rows: Sequence[Record]) -> dict[str, bool | 
 def _gains(study: _Study, models: Mapping[str, Predictions]) -> list[Record]:
     """Measure what ensembles add to the network that validation picks, and test-time augmentation to its own model."""
     rows = []
-    picked = _picked_on_validation({name: models[name] for name in study.of_kind(NETWORK)})
+    networks = set(study.of_kind(NETWORK))
+    picked = best_on_validation({name: _on_validation(each) for name, each in models.items() if name in networks})
     for name, model in study.models.items():
         against = picked if model.kind == ENSEMBLE else _base(study, name) if model.record.get("tta") else None
         if against is None or model.value is None:
@@ -505,16 +507,17 @@ def _base(study: _Study, name: str) -> str | None:
     return None
 
 
-def _picked_on_validation(networks: Mapping[str, Predictions]) -> str | None:
-    """Name the network of the highest balanced accuracy on validation (mean over repeats); the first of several."""
-    reached = {}
-    for name, predictions in networks.items():
-        table = predictions.table
-        rows = table[(table["side"] == VALIDATION) & table["y_true"].notna()]
-        value = measured_figures(rows, predictions.record)["balanced_accuracy"] if len(rows) else None
-        if value is not None:
-            reached[name] = value
-    return max(reached, key=reached.__getitem__, default=None)
+def _on_validation(network: Predictions) -> OnValidation:
+    """Measure what the choice of the best goes by; nothing is known without labelled rows of validation."""
+    table = network.table
+    rows = table[(table["side"] == VALIDATION) & table["y_true"].notna()]
+    figures = measured_figures(rows, network.record) if len(rows) else {}
+    area = figures.get("auroc")
+    return OnValidation(
+        balanced_accuracy=figures.get("balanced_accuracy"),
+        auroc=figures.get("auroc_macro_ovr") if area is None else area,
+        parameters=network.record.get("parameters"),
+    )
 
 
 def _by_architecture(models: Mapping[str, Predictions]) -> dict[str, Predictions]:

@@ -10,6 +10,7 @@ The same weights used for several models give paired differences.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,8 +19,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leukolens.artifacts import Record
-from leukolens.evaluation.calibration import brier_of_images, equal_mass_bins, event_of, scored_of
-from leukolens.evaluation.metrics import Scored
+from leukolens.evaluation.calibration import brier_of_images, equal_mass_bins, event_of
+from leukolens.evaluation.metrics import Scored, has_folds, scored_of
 from leukolens.settings import EvaluateSettings
 
 Flags = NDArray[np.bool_]
@@ -150,7 +151,7 @@ def measured_figures(table: pd.DataFrame, record: Record) -> dict[str, float | N
 
 
 def resampled_figures(table: pd.DataFrame, record: Record, weights: Floats, clusters: Clusters) -> dict[str, Floats]:
-    """Measure every scalar figure of `metrics.measure`, `ece` and `brier` on each resample.
+    """Measure every scalar figure of `metrics.measure`, `ece` and `brier` on each resample, of folds `auroc_within_folds` too.
 
     Args:
         table: rows of predictions of one side, of one or several repeats.
@@ -163,10 +164,14 @@ def resampled_figures(table: pd.DataFrame, record: Record, weights: Floats, clus
         that no resample could define (sensitivity without a positive class) is NaN throughout.
     """
     repeats = table["repeat"].to_numpy() if "repeat" in table else np.zeros(len(table), np.int64)
-    parts = []
+    several, parts = has_folds(table), []
     for repeat in np.unique(repeats):
         rows = np.flatnonzero(repeats == repeat)
-        parts.append(_figures(scored_of(table.iloc[rows], record), weights, clusters.of_row[rows]))
+        scored, of_row = scored_of(table.iloc[rows], record), clusters.of_row[rows]
+        figures = _figures(scored, weights, of_row)
+        if several:
+            figures["auroc_within_folds"] = _within_folds(scored, table["fold"].to_numpy()[rows], weights, of_row)
+        parts.append(figures)
     return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
 
 
@@ -261,30 +266,52 @@ def areas(truth: Flags, score: Floats, weights: Floats, of_row: Indices) -> dict
     Returns:
         `auroc`, `auprc`: float64 [B], NaN where a resample holds only one kind.
     """
-    order = np.argsort(-score, kind="stable")
-    steps = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
-    of_sorted, positive = of_row[order], truth[order].astype(np.float64)
-    chunk = max(1, _CHUNK_NUMBERS // len(score))
-    parts = [
-        _curve_areas(weights[start : start + chunk][:, of_sorted], positive, steps) for start in range(0, len(weights), chunk)
-    ]
+    parts = [_curve_areas(hits, total) for hits, total in _down_the_ranking(truth, score, weights, of_row)]
     auroc, auprc = np.concatenate(parts, axis=1)
     return {"auroc": auroc, "auprc": auprc}
 
 
-def _curve_areas(weight: Floats, positive: Floats, steps: Indices) -> Floats:
-    """AUROC and AUPRC, float64 [2, B], of weights [B, n] in descending order of score."""
-    total = np.cumsum(weight, axis=1)[:, steps]
-    hits = np.cumsum(weight * positive, axis=1)[:, steps]
+def _within_folds(scored: Scored, fold: Indices, weights: Floats, of_row: Indices) -> Floats:
+    """AUROC within folds [B] as `metrics.auroc_within_folds`: the weights of ordered pairs of one fold over those of all."""
+    ordered, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    truth, score = scored.is_positive, scored.positive_score
+    for each in np.unique(fold) if scored.positive else ():
+        rows = np.flatnonzero(fold == each)
+        ranked = _down_the_ranking(truth[rows], score[rows], weights, of_row[rows])
+        of_fold = np.concatenate([_pairs(hits, total) for hits, total in ranked], axis=1)
+        ordered, pairs = ordered + of_fold[0], pairs + of_fold[1]
+    return _ratio(ordered, pairs)
+
+
+def _down_the_ranking(truth: Flags, score: Floats, weights: Floats, of_row: Indices) -> Iterator[tuple[Floats, Floats]]:
+    """Weight of the positives and of all images from the highest score down to each distinct one, some resamples at a time.
+
+    Yields:
+        Two float64 [resamples, steps].
+    """
+    order = np.argsort(-score, kind="stable")
+    steps = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    of_sorted, positive = of_row[order], truth[order].astype(np.float64)
+    chunk = max(1, _CHUNK_NUMBERS // len(score))
+    for start in range(0, len(weights), chunk):
+        weight = weights[start : start + chunk][:, of_sorted]
+        yield np.cumsum(weight * positive, axis=1)[:, steps], np.cumsum(weight, axis=1)[:, steps]
+
+
+def _pairs(hits: Floats, total: Floats) -> Floats:
+    """Weight of the pairs of a positive and a negative in the right order, ties one half, and of all: float64 [2, B]."""
     gained = np.diff(hits, axis=1, prepend=0)
     # Every negative passed at a step stands below the hits before it and level with half of those gained.
     misses = np.diff(total, axis=1, prepend=0) - gained
-    positives, negatives = hits[:, -1], total[:, -1] - hits[:, -1]
-    auroc = ((hits - gained / 2) * misses).sum(axis=1)
-    auprc = (gained * np.nan_to_num(_ratio(hits, total))).sum(axis=1)
-    both = (positives > 0) & (negatives > 0)
-    undefined = np.where(both, 1, np.nan)
-    return undefined * np.stack([_ratio(auroc, positives * negatives), _ratio(auprc, positives)])
+    return np.stack([((hits - gained / 2) * misses).sum(axis=1), hits[:, -1] * (total[:, -1] - hits[:, -1])])
+
+
+def _curve_areas(hits: Floats, total: Floats) -> Floats:
+    """AUROC and AUPRC, float64 [2, B], from `_down_the_ranking`; NaN where there is no pair."""
+    ordered, pairs = _pairs(hits, total)
+    gained = np.diff(hits, axis=1, prepend=0)
+    precision = (gained * np.nan_to_num(_ratio(hits, total))).sum(axis=1)
+    return np.stack([_ratio(ordered, pairs), np.where(pairs > 0, _ratio(precision, hits[:, -1]), np.nan)])
 
 
 def _ece(scored: Scored, weights: Floats, of_row: Indices) -> Floats:

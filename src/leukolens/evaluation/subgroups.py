@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 
 from leukolens.artifacts import Record
-from leukolens.evaluation.calibration import scored_of
 from leukolens.evaluation.intervals import interval_of, refusal
-from leukolens.evaluation.metrics import Flags, overall
+from leukolens.evaluation.metrics import Flags, overall, scored_of
 from leukolens.evaluation.resampling import Clusters, resample
 from leukolens.settings import EvaluateSettings
 

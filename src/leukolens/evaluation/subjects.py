@@ -19,7 +19,7 @@ import pandas as pd
 
 from leukolens.artifacts import Record
 from leukolens.decision.threshold import UNTUNED
-from leukolens.decision.validation import SMALLEST_SCORE
+from leukolens.decision.validation import log_scores
 from leukolens.errors import ArtifactError
 from leukolens.evaluation.intervals import interval_of, refusal
 from leukolens.evaluation.metrics import Floats, auroc
@@ -29,7 +29,7 @@ from leukolens.settings import EvaluateSettings
 MAJORITY = 0.5
 
 # Scores whose mean is the threshold but for rounding are at it.
-_ROUNDING = 1e-9
+LEAST_MARGIN = -1e-9
 
 
 def subject_figures(table: pd.DataFrame, record: Record, settings: EvaluateSettings) -> Record | None:
@@ -65,7 +65,7 @@ def subject_figures(table: pd.DataFrame, record: Record, settings: EvaluateSetti
         "auroc": area,
         "auroc_interval": interval,
         "rules": {
-            "mean_logit": _rule(every, "excess", -_ROUNDING, settings.confidence),
+            "mean_logit": _rule(every, "excess", LEAST_MARGIN, settings.confidence),
             "share": _rule(every, "share_positive", MAJORITY, settings.confidence),
         },
         "notes": [*area_notes, *_notes(known, every, clusters, record)],
@@ -88,14 +88,13 @@ def subjects_of(rows: pd.DataFrame, record: Record) -> pd.DataFrame:
     Raises:
         ArtifactError: the images of a subject are of two classes; names it.
     """
-    logit = positive_logit(rows, record)
     images = pd.DataFrame({
         "subject": rows["subject"].astype(object),
         "label": rows["y_true"].astype(object),
         "positive": rows["y_true"].isin(record["positive"]).astype(bool),
         "group": rows["group"].astype(object).where(rows["group"].notna(), rows["subject"]),
-        "logit": logit,
-        "excess": logit - _threshold_logit(rows, record),
+        "logit": positive_logit(rows, record),
+        "excess": positive_margin(rows, record),
         "called": rows["y_pred"].isin(record["positive"]).astype(float),
     })  # fmt: skip
     by_subject = images.groupby("subject", sort=True)
@@ -120,6 +119,16 @@ def positive_logit(rows: pd.DataFrame, record: Record) -> Floats:
     positive = [f"score_{name}" for name in record["classes"] if name in record["positive"]]
     negative = [f"score_{name}" for name in record["classes"] if name not in record["positive"]]
     return _log_odds(*(rows[names].sum(axis=1).to_numpy(np.float64) for names in (positive, negative)))
+
+
+def positive_margin(rows: pd.DataFrame, record: Record) -> Floats:
+    """How far `positive_logit` lies above the logit of the threshold of its repeat and fold: float64 [n].
+
+    Positive from LEAST_MARGIN on. Margins of folds with thresholds of their own can be averaged, scores cannot. A fold
+    without a threshold is held against 0.5.
+    """
+    margin: Floats = positive_logit(rows, record) - _threshold_logit(rows, record)
+    return margin
 
 
 def wilson_interval(share: float, count: int, confidence: float) -> tuple[float, float]:
@@ -180,7 +189,7 @@ def _rows(subjects: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _log_odds(positive: Floats, negative: Floats) -> Floats:
-    odds: Floats = np.log(np.maximum(positive, SMALLEST_SCORE)) - np.log(np.maximum(negative, SMALLEST_SCORE))
+    odds: Floats = log_scores(positive) - log_scores(negative)
     return odds
 
 

@@ -20,7 +20,6 @@ from leukolens.errors import LeakError, RunError, SettingsError
 from leukolens.models.compute import tune_allocator
 from leukolens.prediction.table import Scored, predictions_table
 from leukolens.settings import PredictSettings
-from leukolens.training.deciding import decision_entry
 from leukolens.training.features import VIEWS, FeatureExtractor, TimedFeatures, computed_features, frozen_features
 from leukolens.training.head import linear_logits
 from leukolens.training.runs import Run
@@ -195,6 +194,7 @@ def _record(run: Run, manifest: Manifest, splits: Splits | None, settings: Predi
         **{name: run.record[name] for name in names},
         "kind": "network",
         "phase": run.record["best_phase"],
+        "parameters": run.record["parameters"],
         # Figures say nothing of leukemia where either the cells that were learned from or those scored are drawn.
         "synthetic": run.record["synthetic"] or manifest.record["synthetic"],
         "trained_on": run.record["weights"]["trained_on"],
@@ -202,7 +202,7 @@ def _record(run: Run, manifest: Manifest, splits: Splits | None, settings: Predi
         "optimistic": run.record["split"]["optimistic"],
         "manifest_hash": manifest.content_hash,
         "splits_hash": splits.content_hash if splits else None,
-        "decisions": [decision_entry(run.decision(), repeat=0, fold=run.settings.fold)],
+        "decisions": [run.decision().entry(repeat=0, fold=run.settings.fold)],
         "decision_hash": run.decision_record["hash"],
         "tta": settings.tta,
         "abstain": settings.abstain,

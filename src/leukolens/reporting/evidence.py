@@ -15,7 +15,7 @@ from leukolens.reporting.cells import cells_of_subjects
 from leukolens.reporting.drawing import GREY, Picture
 from leukolens.reporting.figures import Line, subject_accuracy
 from leukolens.reporting.results import BASELINE, ENSEMBLE, Model, Results, Study
-from leukolens.reporting.wording import ABSENT, FIGURE_NAMES, decimal
+from leukolens.reporting.wording import ABSENT, FIGURE_NAMES, decimal, two_lines
 
 Values = dict[str, Any]
 
@@ -53,6 +53,7 @@ def evidence(study: Study, shown: Model, colours: Mapping[str, str], key: str, m
         "subgroups": _subgroups(shown, colours, key),
         "abstention": _abstention(networks, shown, colours, key),
         "folds": _folds(networks, shown),
+        "within": _within_folds(study),
         "gains": _gains(study),
     }
 
@@ -86,7 +87,11 @@ def _ranks(study: Study, colours: Mapping[str, str], key: str) -> Values | None:
         return None
     titles = study.titles()
     rows = [{**each, "title": titles.get(each["model"], each["display_name"])} for each in study.analysis["models"]]
-    return {"rows": rows, "picture": forest(study, colours, f"{key}forest")}
+    return {
+        "rows": rows,
+        "has_chance": any(each["probability_best"] is not None for each in rows),
+        "picture": forest(study, colours, f"{key}forest"),
+    }
 
 
 def _differences(study: Study) -> Values | None:
@@ -97,7 +102,8 @@ def _differences(study: Study) -> Values | None:
     pairs = [_named(each, titles, ("a", "b")) for each in study.analysis["differences"]]
     against: dict[str, dict[str, Values]] = {}
     for each in study.analysis["against_baselines"]:
-        against.setdefault(titles.get(each["model"], each["model"]), {})[titles.get(each["baseline"], each["baseline"])] = each
+        model, baseline = (titles.get(each[key], each[key]) for key in ("model", "baseline"))
+        against.setdefault(model, {})[_own(model, baseline)] = each
     return {
         "figure": FIGURE_NAMES[study.analysis["figure"]],
         "pairs": pairs,
@@ -107,6 +113,12 @@ def _differences(study: Study) -> Values | None:
         "note": study.analysis["note"],
         "notes": study.analysis["notes"],
     }
+
+
+def _own(model: str, baseline: str) -> str:
+    """Name the baseline of a network's own features alike for all networks: they share a column."""
+    network, made = two_lines(baseline)
+    return f"its own {made}" if made and network == f"{model}:" else baseline
 
 
 def _named(each: Mapping[str, Any], titles: Mapping[str, str], keys: Sequence[str]) -> Values:
@@ -205,6 +217,7 @@ def _abstention(networks: Sequence[Model], shown: Model, colours: Mapping[str, s
     return {
         "picture": figures_statistics.risk_coverage(f"{key}risk", curves) if curves else None,
         "conformal": shown.side["abstention"]["conformal"],
+        "is_by_group": any("covered_by_group" in each for each in shown.side["abstention"]["conformal"]),
         "outliers": outliers,
         "notes": shown.side["abstention"]["notes"],
     }
@@ -229,6 +242,25 @@ def _folds(networks: Sequence[Model], shown: Model) -> Values | None:
         "headings": [FIGURE_NAMES[name] for name in names],
         "repeats": [{"title": model.title, "side": model.side, **model.side["repeats"]} for model in repeats],
     }
+
+
+def _within_folds(study: Study) -> list[Values]:
+    """Give the pooled AUROC of each model beside that of pairs of one fold; empty where the latter was not measured."""
+    rows = []
+    for model in study.models:
+        value = model.side.get("auroc_within_folds")
+        if value is None or model.row.get("tta"):
+            continue
+        ends = model.side["intervals"]["intervals"]
+        rows.append({
+            "title": model.title,
+            "is_baseline": model.kind == BASELINE,
+            "pooled": model.side["auroc"],
+            "pooled_interval": ends.get("auroc"),
+            "within": value,
+            "within_interval": ends.get("auroc_within_folds"),
+        })  # fmt: skip
+    return rows
 
 
 def _gains(study: Study) -> list[Values]:

@@ -6,6 +6,7 @@ Out: `Picture` (SVG and caption). Writes: RESULTS/leak.png, where it is asked to
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from leukolens.artifacts import Record
 from leukolens.reporting.drawing import GREY, Picture, cycled, draw, draw_file, in_percent, short
 from leukolens.reporting.figures import Line
-from leukolens.reporting.wording import FIGURE_NAMES, difference, difference_interval
+from leukolens.reporting.wording import FIGURE_NAMES, difference, difference_interval, two_lines
 
 LEAK_PICTURE_FILE = "leak.png"
 
@@ -27,6 +28,8 @@ LEAK_PICTURE_FILE = "leak.png"
 _LEAK_FILE_INCHES = (7.0, 1.5)
 _LEAK_FILE_ROW_INCHES = 0.42
 _MEAN = "mean of all"
+_LABEL_WIDTH = 28
+_LEGEND_WIDTH = 36
 _MOST = 1.0  # no figure is higher, so no axis need be
 
 
@@ -62,7 +65,10 @@ def forest(key: str, models: Sequence[Mapping[str, Any]], figure: str, colours: 
     caption = f"{name[:1].upper()}{name[1:]} on test" + (
         " with intervals. Overlap does not settle a comparison: the paired differences do." if some else "; no interval."
     )
-    return draw(key, caption, 0.8 + 0.24 * len(models), partial(_paint_forest, models=models, name=name, colours=colours))
+    labels = [_label(model["display_name"]) for model in models]
+    height = 0.8 + (0.29 if any("\n" in label for label in labels) else 0.24) * len(models)
+    paint = partial(_paint_forest, models=models, labels=labels, name=name, colours=colours)
+    return draw(key, caption, height, paint)
 
 
 def reliability(key: str, calibration: Record, title: str, colour: str, event: str) -> Picture:
@@ -136,7 +142,20 @@ def _marker(label: str, face: str) -> Line2D:
     return Line2D([], [], marker="o", linestyle="", color="black", markerfacecolor=face, markeredgewidth=1.6, label=label)
 
 
-def _paint_forest(figure: Figure, models: Sequence[Mapping[str, Any]], name: str, colours: Mapping[str, str]) -> None:
+def _label(name: str) -> str:
+    """Break a long name once, where it says how the model was made if that fits, and cut what is still too long."""
+    if len(name) <= _LABEL_WIDTH:
+        return name
+    first, made = two_lines(name)
+    fits = bool(made) and max(len(first), len(made)) <= _LABEL_WIDTH
+    first, *rest = [first, made] if fits else textwrap.wrap(name, _LABEL_WIDTH, break_long_words=False) or [name]
+    lines = [first, " ".join(rest)] if rest else [first]
+    return "\n".join(short(line, _LABEL_WIDTH + 2) for line in lines)
+
+
+def _paint_forest(
+    figure: Figure, models: Sequence[Mapping[str, Any]], labels: Sequence[str], name: str, colours: Mapping[str, str]
+) -> None:
     axes = figure.subplots()
     for place, model in enumerate(models):
         colour = colours.get(model["model"], GREY)
@@ -144,7 +163,7 @@ def _paint_forest(figure: Figure, models: Sequence[Mapping[str, Any]], name: str
             axes.plot(model["interval"], [place, place], color=colour, linewidth=2)
         marker = "s" if model["kind"] == "baseline" else "o"
         axes.plot(model["value"], place, marker, color=colour, markersize=6)
-    axes.set_yticks(range(len(models)), [short(model["display_name"], 28) for model in models], fontsize=7.5)
+    axes.set_yticks(range(len(models)), labels, fontsize=7, linespacing=1.05)
     axes.set_ylim(len(models) - 0.4, -0.6)
     axes.grid(axis="x", color="#e6e6e6")
     axes.set_axisbelow(True)
@@ -170,7 +189,7 @@ def _paint_risk(figure: Figure, lines: Sequence[Line]) -> None:
     for line in lines:
         area = "" if line.area is None else f" ({line.area:.3f})"
         axes.plot(line.curve["coverage"], line.curve["risk"], linestyle=line.pattern, color=line.colour,
-                  label=f"{short(line.name)}{area}")  # fmt: skip
+                  label=f"{short(line.name, _LEGEND_WIDTH)}{area}")  # fmt: skip
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("share of images answered")

@@ -20,7 +20,7 @@ from leukolens.reporting.sections import network_colours, page
 TEMPLATE = "report.html.j2"
 _WRITTEN = (wording.percent, wording.decimal, wording.small, wording.one_digit, wording.two_digits, wording.difference,
             wording.p_value, wording.percent_interval, wording.decimal_interval, wording.difference_interval, wording.count,
-            wording.millions, wording.rate, wording.duration, wording.phase, wording.sentence)  # fmt: skip
+            wording.millions, wording.rate, wording.duration, wording.phase, wording.sentence, wording.two_lines)  # fmt: skip
 
 
 def report(results: Path | str) -> Path:

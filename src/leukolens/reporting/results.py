@@ -17,6 +17,7 @@ import pandas as pd
 from leukolens.artifacts import (
     ANALYSIS_FILE,
     COMPARISON_RECORD_FILE,
+    CROSSVAL_FILE,
     EPOCHS_FILE,
     FOREIGN_FILE,
     LEAK_FILE,
@@ -32,9 +33,9 @@ from leukolens.artifacts import (
     read_json,
 )
 from leukolens.errors import ArtifactError
+from leukolens.reporting.wording import augmented
 
 NETWORK, BASELINE, ENSEMBLE = "network", "baseline", "ensemble"
-CROSSVAL_FILE = "crossval.json"  # what a cross-validation leaves in place of a run's RUN_FILE
 _CROSSVAL_SPLITS = "splits-0.parquet"
 
 _DEPTHS = (METRICS_FILE, f"*/{METRICS_FILE}", f"*/*/{METRICS_FILE}", f"*/*/*/{METRICS_FILE}")
@@ -64,8 +65,8 @@ class Model:
     @property
     def title(self) -> str:
         """Name for a reader."""
-        shown, augmented = str(self.row["display_name"]), bool(self.row.get("tta"))
-        return f"{shown} + TTA" if augmented and " + " not in shown else shown
+        shown = str(self.row["display_name"])
+        return augmented(shown) if self.row.get("tta") else shown
 
     @property
     def kind(self) -> str | None:

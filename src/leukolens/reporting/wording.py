@@ -29,6 +29,7 @@ FIGURE_NAMES: Mapping[str, str] = {
     "mcc": "MCC",
     "ece": "ECE",
 }
+AUGMENTED = " + flips and turns"
 PHASES: Mapping[str, str] = {"head": "new head, frozen backbone", "finetune": "fine-tuned"}
 
 GLOSSARY: tuple[tuple[str, str], ...] = (
@@ -64,9 +65,12 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
      "uncertainty of the classes (Murphy 1973), and a small rest within the bins."),
     ("Threshold", "probability from which an image is called positive; chosen on validation."),
     ("Prediction set", "the classes that cannot be ruled out at the promised rate of errors; one class: an answer, else none "
-     "(split conformal)."),
+     "(split conformal). The promise is a mean over new subject groups, not over images."),
+    ("AUROC within folds", "the AUROC from pairs of images of one fold only, each pair counting alike; the pooled AUROC takes "
+     "pairs across folds too, although each fold has a network and a scale of its own."),
     ("Risk–coverage", "error among the images that are answered while the least certain ones are left out; AURC is its mean."),
-    ("Ensemble, TTA", "mean of several networks; mean over 8 flips and quarter turns of one image (test-time augmentation)."),
+    ("Ensemble", "mean of several networks, as one more model."),
+    ("Flips and turns", "mean over the 8 flips and quarter turns of one image (test-time augmentation)."),
     ("Fine-tuning", "the whole network is trained further, the backbone with a smaller learning rate."),
 )
 
@@ -128,6 +132,21 @@ def difference_interval(ends: Sequence[float] | None) -> str:
 def listing(names: Sequence[str]) -> str:
     """Join names as a sentence does: "A, B and C"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+
+
+def augmented(name: str) -> str:
+    """Name a model that is scored with test-time augmentation, whether or not the name says so already."""
+    return name if name.endswith(AUGMENTED) else name + AUGMENTED
+
+
+def two_lines(title: str) -> tuple[str, str]:
+    """Part the name of a model for a narrow column: what it is of, and how it was made ("" where the name does not say)."""
+    for mark in (AUGMENTED, " × "):
+        if mark in title:
+            first, _, rest = title.partition(mark)
+            return first, (mark + rest).strip()
+    first, colon, rest = title.partition(": ")
+    return first + colon.strip(), rest
 
 
 def sentence(text: str) -> str:

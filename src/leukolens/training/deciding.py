@@ -66,16 +66,9 @@ def validation_scores(manifest: Manifest, sides: pd.Series[str], images: Sequenc
 
     Raises LeakError where an image is on another side than validation.
     """
-    rows = manifest.images.set_index("image").loc[list(images)]
-    return ValidationScores(
-        classes=manifest.classes,
-        positive=manifest.positive,
-        y_true=np.array([manifest.classes.index(label) for label in rows["label"]], dtype=np.int64),
-        logits=logits.astype(np.float64),
-        groups=tuple(None if pd.isna(group) else str(group) for group in rows["group"]),
-        sides=tuple(sides[list(images)]),
-        images=tuple(images),
-    )
+    rows = manifest.images.set_index("image").loc[list(images)].reset_index().rename(columns={"label": "y_true"})
+    rows = rows.assign(side=sides[list(images)].to_numpy())
+    return ValidationScores.of_rows(rows, logits, manifest.classes, manifest.positive)
 
 
 def bank_of(images: list[str], seed: int) -> list[str]:
@@ -110,16 +103,3 @@ def is_decided(folder: Path, settings: DecisionSettings) -> bool:
     record = read_json(folder / DECISION_FILE)
     same = record.get("settings") == settings.model_dump(mode="json")
     return same and bool(record["outliers"]["sha256"] == hash_file(folder / OUTLIERS_FILE))
-
-
-def decision_entry(decision: Decision, repeat: int, fold: int) -> Record:
-    """What a predictions record says of the decision behind the rows of one repeat and fold."""
-    threshold = decision.threshold
-    return {
-        "repeat": repeat,
-        "fold": fold,
-        "temperature": decision.temperature,
-        "threshold": threshold.value if threshold else None,
-        "aim": threshold.aim if threshold else None,
-        "sensitivity": threshold.sensitivity if threshold else None,
-    }
