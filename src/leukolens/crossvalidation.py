@@ -27,6 +27,7 @@ from leukolens.artifacts import (
     PREDICTIONS_FILE,
     TEST,
     TRAIN,
+    TTA_SUFFIX,
     VALIDATION,
     Manifest,
     Predictions,
@@ -61,8 +62,6 @@ from leukolens.training.train import (
     record_of,
     train,
 )
-
-TTA_SUFFIX = "+tta"
 
 
 @dataclass(frozen=True)

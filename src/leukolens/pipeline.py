@@ -26,6 +26,7 @@ from leukolens.artifacts import (
     MANIFEST_FILE,
     POOL,
     SPLITS_FILE,
+    TTA_SUFFIX,
     Manifest,
     Predictions,
     Record,
@@ -33,7 +34,7 @@ from leukolens.artifacts import (
     write_json,
     write_text,
 )
-from leukolens.crossvalidation import TTA_SUFFIX, cross_validate, folder_name
+from leukolens.crossvalidation import cross_validate, folder_name
 from leukolens.data.manifest import index
 from leukolens.data.splits import split
 from leukolens.errors import RunError

@@ -28,6 +28,7 @@ from leukolens.evaluation.ensembles import ensemble, ensemble_over_repeats
 from leukolens.evaluation.evaluate import evaluate_once, figure_of_merit
 from leukolens.evaluation.paired import compare_models
 from leukolens.progress import logger
+from leukolens.reporting.wording import augmented
 from leukolens.settings import EvaluateSettings, TrainSettings
 
 ENSEMBLE, ENSEMBLE_OF_SEEDS = "ensemble", "ensemble_seeds"
@@ -138,7 +139,7 @@ def _row(study: Study, name: str, record: Record, metrics: Record) -> dict[str, 
         "tta": record["tta"],
         "architecture": record["architecture"] if record["kind"] == "network" else None,
         "model": name,
-        "display_name": record["display_name"] + (" + flips and turns" if record["tta"] else ""),
+        "display_name": augmented(record["display_name"]) if record["tta"] else record["display_name"],
         "trained_on": record["trained_on"],
         "phase": record.get("phase"),
         "parameters": record.get("parameters"),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from leukolens.artifacts import TEST, VALIDATION, Predictions, Record
 from leukolens.errors import ArtifactError
 from leukolens.evaluation.comparison import OnValidation, best_on_validation
-from leukolens.evaluation.intervals import cautions, interval_of, refusal
+from leukolens.evaluation.intervals import RANGES, cautions, interval_of, refusal
 from leukolens.evaluation.resampling import Clusters, measured_figures, resample, resampled_figures
 from leukolens.evaluation.significance import LEAST_IMAGES_PER_CLASS, AreaComponents, delong_test, holm
 from leukolens.settings import EvaluateSettings
@@ -120,11 +120,18 @@ class _Study:
 
         def interval_at(settings: EvaluateSettings) -> _Interval | None:
             if np.ptp(samples) > 0 or np.isnan(samples).any():
-                return interval_of(samples, value, self.clusters, settings)
+                return self._within_range(interval_of(samples, value, self.clusters, settings))
             return self._interval_without_spread(sides, value, settings)
 
         interval = interval_at(self.settings)
         return _Difference(value, interval, None if interval is None else _p(interval_at, self.settings))
+
+    def _within_range(self, interval: _Interval | None) -> _Interval | None:
+        """Cut off what no difference of two values of this figure can be."""
+        if interval is None:
+            return None
+        low, high = RANGES.get(self.figure, (0.0, 1.0))
+        return max(interval[0], low - high), min(interval[1], high - low)
 
     def _interval_without_spread(
         self, sides: Sequence[tuple[_Drawn, _Drawn]], value: float, settings: EvaluateSettings
@@ -578,7 +585,7 @@ def _notes_on_pairs(study: _Study, differences: Sequence[Record]) -> list[str]:
     sentences = [
         f"Each difference is paired: both models are measured on the same {settings.resamples} resamples of "
         f"{study.clusters.unit}s. A network is called better only where the interval lies above 0 and p, adjusted by Holm "
-        f"over {count} pair(s) of networks, is below {level:.3g}."
+        f"over {count} {'pair' if count == 1 else 'pairs'} of networks, is below {level:.3g}."
     ]
     if not any(row["claim"] for row in differences):
         sentences.append("No network is shown to be better than another; the order of their values is no ranking.")

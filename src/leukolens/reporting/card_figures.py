@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from leukolens.artifacts import TEST, VALIDATION, Record
+from leukolens.artifacts import TEST, TTA_SUFFIX, VALIDATION, Record
 from leukolens.reporting import checklists, wording
 from leukolens.reporting.markdown import Written, escape, known, table
 from leukolens.reporting.run_folder import Pieces
@@ -60,7 +60,6 @@ _BEATEN: Mapping[bool | None, str] = {
 _VERDICTS: Mapping[bool | None, str] = {True: "yes", False: "no", None: "not decided"}
 
 _NAMED = 5
-_AUGMENTED_FOLDER = "+tta"  # as crossval and compare name the folder of a network that is scored with augmentation
 
 
 def figure_sections(pieces: Pieces) -> dict[str, Values | None]:
@@ -280,7 +279,7 @@ def _gains(analysis: Record, name: str, shown: Mapping[str, str], words: str) ->
 
 def _names(models: Sequence[Record]) -> dict[str, str]:
     """Give each model's name, with "flips and turns" where it is augmented, with its folder where two still have one name."""
-    names = [wording.augmented(name) if each["model"].endswith(_AUGMENTED_FOLDER) else name
+    names = [wording.augmented(name) if each["model"].endswith(TTA_SUFFIX) else name
              for each in models for name in (each.get("display_name") or each["model"],)]  # fmt: skip
     return {each["model"]: f"{name} ({each['model']})" if names.count(name) > 1 else name
             for each, name in zip(models, names, strict=True)}  # fmt: skip
