@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
+VENV_BENCH := .venv-bench
+STAMP_BENCH := $(VENV_BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint clean
+.PHONY: help install demo test test-fast lint bench clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -34,5 +36,14 @@ lint: $(STAMP)  ## ruff, mypy strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-clean:  ## Remove the virtual environment and the demo
-	rm -rf $(VENV) $(DEMO)
+$(STAMP_BENCH): benchmarks/requirements.txt
+	$(PYTHON) -m venv $(VENV_BENCH)
+	echo '*' > $(VENV_BENCH)/.gitignore
+	$(VENV_BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	touch $(STAMP_BENCH)
+
+bench: $(STAMP) $(STAMP_BENCH)  ## Measure leukolens beside other libraries and rewrite docs/benchmarks.md (two hours)
+	$(BIN)/python benchmarks/throughput.py
+
+clean:  ## Remove the virtual environments and the demo
+	rm -rf $(VENV) $(VENV_BENCH) $(DEMO)

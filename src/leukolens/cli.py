@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from leukolens.errors import LeukolensError, SettingsError
+from leukolens.processes import started_processes
 from leukolens.settings import (
     CompareSettings,
     CrossvalSettings,
@@ -83,6 +85,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
     ] = False,
@@ -92,7 +95,16 @@ def _root(
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("leukolens")
     logger.handlers[:] = [handler]
-    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+    processes = started_processes()
+    # Of several processes the first speaks for all.
+    logger.setLevel(logging.ERROR if quiet or not processes.is_leader else logging.INFO)
+    if processes.are_several and context.invoked_subcommand != "train":
+        raise SettingsError(
+            f"torchrun started {processes.count} processes of `leukolens {context.invoked_subcommand}`.",
+            expected="`leukolens train`, the one verb that several processes share",
+            received=f"leukolens {context.invoked_subcommand}",
+            remedy="start this verb without torchrun; `leukolens predict --ray` scores on several machines",
+        )
 
 
 @app.command(epilog="Example: `leukolens index C-NMC_Leukemia --out results`")
@@ -156,6 +168,8 @@ def train(
 ) -> None:
     """Train one network: a head on frozen features, then fine-tuning. Interrupted, the same command goes on.
 
+    On several GPUs or hosts: `torchrun --nproc-per-node N -m leukolens train …` (docs/scaling.md).
+
     Temperature and threshold are fitted on validation and travel with the run. On a finished run another --aim fits only
     them anew.
     """
@@ -168,6 +182,8 @@ def train(
     folder = manifest if manifest.is_dir() else manifest.parent
     out = out or folder / "run"
     run = training.train(manifest, splits or folder, out, settings, folder / training.CACHE_FOLDER)
+    if not started_processes().is_leader:
+        return
     typer.echo(f"validation balanced accuracy {run.record['validation_balanced_accuracy']:.3f} "
                f"({run.record['best_phase']}, epoch {run.record['best_epoch']})")  # fmt: skip
     _say_written(out / "run.json", out / "weights.safetensors", out / "decision.json")
@@ -189,18 +205,44 @@ def predict(
     ] = None,
     tta: Annotated[bool | None, typer.Option("--tta", help="Mean over 8 flips and quarter turns; 8 times as long.")] = None,
     device: OnDevice = None,
+    ray: Annotated[bool, typer.Option("--ray", help="In shards, for millions of images; needs --out.")] = False,
+    workers: Annotated[int | None, typer.Option(help="With --ray: processes. [default: by the cores]")] = None,
+    cores_per_worker: Annotated[int | None, typer.Option(help="With --ray: threads of each. [default: 2]")] = None,
+    images_per_shard: Annotated[int | None, typer.Option(help="With --ray. [default: 4096]")] = None,
+    address: Annotated[str | None, typer.Option(help="With --ray: a running cluster, or auto. [default: none]")] = None,
 ) -> None:
-    """Score the validation and test images with a trained run."""
+    """Score the validation and test images with a trained run.
+
+    With --ray the same command goes on where it stopped, and the scores are parts in --out/parts (docs/scaling.md).
+    """
+    shards = {"workers": workers, "cores_per_worker": cores_per_worker, "images_per_shard": images_per_shard,
+              "address": address}  # fmt: skip
+    if not ray and any(value is not None for value in shards.values()):
+        raise typer.BadParameter("--workers, --cores-per-worker, --images-per-shard and --address go with --ray")
+    settings = _settings(PredictSettings, None, {"abstain": abstain, "tta": tta, "device": device, "shards": shards})
+    folder = manifest if manifest.is_dir() else manifest.parent
+    if ray:
+        _predict_in_shards(run, manifest, None if every else splits or folder, out, settings)
+        return
     from leukolens.prediction import predict as prediction
 
-    settings = _settings(PredictSettings, None, {"abstain": abstain, "tta": tta, "device": device})
-    folder = manifest if manifest.is_dir() else manifest.parent
     scored = prediction.predict(run, manifest, None if every else splits or folder, out, folder / "cache", settings)
     typer.echo(f"{len(scored.table)} images, {scored.record['images_per_second']:.1f} images/s")
     if abstain is not None:
         refused = scored.table["refusal"].value_counts()
         typer.echo(f"not answered: {refused.sum()}" + "".join(f"\n  {count} {reason}" for reason, count in refused.items()))
     _say_written((out or run) / "predictions.parquet")
+
+
+def _predict_in_shards(run: Path, manifest: Path, splits: Path | None, out: Path | None, settings: PredictSettings) -> None:
+    from leukolens.prediction import ray_scoring
+
+    if out is None:
+        raise typer.BadParameter("--ray needs a folder for its parts: give --out")
+    done = ray_scoring.predict_in_shards(run, manifest, splits, out, settings)
+    typer.echo(f"{done['scored']} images scored, {done['failures']} could not be; "
+               f"{done['shards_done_before']} of {done['shards']} shards were done before")  # fmt: skip
+    _say_written(out / "parts", *([out / "failures"] if done["failures"] else []), out / "scored.json")
 
 
 @app.command(epilog="Examples: `leukolens evaluate results/run` · `leukolens evaluate other_tool.csv --positive ALL --out .`")
@@ -352,8 +394,6 @@ def phantom(
 
 def main() -> None:
     """Run the command line; `leukolens` calls this."""
-    from leukolens.errors import LeukolensError
-
     try:
         app()
     except LeukolensError as error:
@@ -372,8 +412,6 @@ def _settings(model: type[_AnySettings], config: Path | None, flags: dict[str, A
     """Defaults < YAML file < flags; a flag that was not given is None."""
     from pydantic import ValidationError
 
-    from leukolens.errors import SettingsError
-
     given = _merge(_read_config(config) if config else {}, flags)
     try:
         return model.model_validate(given)
@@ -390,8 +428,6 @@ def _settings(model: type[_AnySettings], config: Path | None, flags: dict[str, A
 
 def _read_config(path: Path) -> dict[str, Any]:
     import yaml
-
-    from leukolens.errors import SettingsError
 
     try:
         read = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from leukolens.processes import started_processes
+
 logger = logging.getLogger("leukolens")
 
 _Item = TypeVar("_Item")
@@ -27,8 +29,13 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Advance]:
-    """Show `description` with done / total and the time left; call what it yields once per step."""
-    if sys.stderr.isatty():
+    """Show `description` with done / total and the time left; call what it yields once per step.
+
+    Of several processes that train one network, the first speaks for all.
+    """
+    if not started_processes().is_leader:
+        yield _nothing
+    elif sys.stderr.isatty():
         with _bar(description, total) as advance:
             yield advance
     else:
@@ -41,6 +48,10 @@ def track(items: Iterable[_Item], description: str, total: int) -> Iterator[_Ite
         for item in items:
             yield item
             advance()
+
+
+def _nothing(steps: int = 1) -> None:
+    """Show nothing."""
 
 
 @contextmanager

@@ -149,6 +149,19 @@ class TrainSettings(Settings):
     """Which fold of a k-fold split to train on."""
 
 
+class ShardSettings(Settings):
+    """How `leukolens predict --ray` shares the work out."""
+
+    images_per_shard: Positive = 4096
+    """What is lost at most when a worker dies; at 50 images/s a shard takes 80 seconds."""
+    workers: Positive | None = None
+    """Processes that score; None means as many as there are cores for."""
+    cores_per_worker: Positive = 2
+    """Threads of one worker. More share one copy of the network; fewer waste less where the network is small."""
+    address: str | None = None
+    """Of a running Ray cluster ("auto": the one that this machine belongs to); None starts one on this machine."""
+
+
 class PredictSettings(Settings):
     """`leukolens predict`."""
 
@@ -157,6 +170,7 @@ class PredictSettings(Settings):
     tta: bool = False
     """Test-time augmentation: the mean of the logits over the 8 flips and quarter turns."""
     device: Device = "auto"
+    shards: ShardSettings = ShardSettings()
 
 
 class CrossvalSettings(Settings):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
 from cohort import draw_cell
@@ -128,6 +129,27 @@ def test_brightness_is_one_factor_on_all_channels(levels: Tensor) -> None:
         assert float(factors.max() - factors.min()) < 1e-4
     assert len({round(float((after / before.clamp_min(1)).max()), 4)
                 for before, after in zip(levels.float(), brighter, strict=True)}) == 16  # fmt: skip
+
+
+def test_turning_samples_where_an_affine_grid_says(levels: Tensor) -> None:
+    """The turn as PyTorch's own affine grid makes it, with the same draws."""
+    drawn = generator(3)
+    angle = torch.rand(16, generator=drawn) * (2 * torch.pi)
+    mirror = 1 - 2 * torch.randint(0, 2, (16,), generator=drawn)
+    rows = [angle.cos() * mirror, -angle.sin(), torch.zeros(16), angle.sin() * mirror, angle.cos(), torch.zeros(16)]
+    grid = functional.affine_grid(torch.stack(rows, dim=1).view(16, 2, 3), [16, 3, 64, 64], align_corners=False)
+    wanted = functional.grid_sample(levels.float(), grid, padding_mode="zeros", align_corners=False)
+    turned = augment(levels, only(flip=True, rotate=True), generator(3))
+    torch.testing.assert_close(turned, wanted, rtol=0, atol=1e-2)
+
+
+def test_stain_is_the_power_of_the_transmitted_light(levels: Tensor) -> None:
+    drawn = generator(4)
+    amount = 1 + 0.05 * torch.randn(16, 3, 1, 1, generator=drawn)
+    density = 0.1 * torch.randn(16, 1, 1, 1, generator=drawn)
+    wanted = (255 * torch.exp(-density) * (levels / 255) ** amount).clamp(0, 255)
+    restained = augment(levels, only(stain_shift=0.05, brightness_shift=0.1), generator(4))
+    torch.testing.assert_close(restained, wanted, rtol=0, atol=1e-3)
 
 
 def test_white_stays_white_under_any_amount_of_stain() -> None:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from cohort import build_cohort, draw_cell, write_image
 from leukolens.artifacts import MANIFEST_COLUMNS, Manifest, read_json
 from leukolens.data import fingerprints, preprocessing
-from leukolens.data.fingerprints import hash_pixels, take_fingerprint, take_fingerprints, trim_black
+from leukolens.data.fingerprints import hash_content, hash_pixels, take_fingerprint, take_fingerprints
 from leukolens.data.manifest import flow_lines, index, merge_subjects, natural_order
+from leukolens.data.trimmed import trim
 from leukolens.errors import ManifestError
 from leukolens.settings import IndexSettings
 
@@ -124,7 +125,7 @@ def test_measures_of_one_cell(tmp_path: Path) -> None:
     assert (taken.height_px, taken.width_px, taken.format, taken.bytes) == (6, 8, "PNG", path.stat().st_size)
     assert taken.area_px == 6
     assert (taken.mean_red, taken.mean_green, taken.mean_blue) == pytest.approx((90, 45, 180))  # (5 x 100 + 40) / 6
-    assert taken.content_hash == hash_pixels(pixels)
+    assert taken.content_hash == hash_content(trim(pixels))
     assert taken.pixel_hash == hash_pixels(pixels[2:6, 3:8])
 
 
@@ -137,7 +138,16 @@ def test_measures_where_nothing_is_foreground(tmp_path: Path) -> None:
 def test_hash_knows_the_shape() -> None:
     pixels = np.ones((4, 6, 3), np.uint8)
     assert hash_pixels(pixels) != hash_pixels(pixels.reshape(6, 4, 3))
-    assert trim_black(np.zeros((4, 6, 3), np.uint8)).size == 0
+
+
+def test_content_hash_tells_pictures_and_pixel_hash_cells_apart() -> None:
+    cell = np.full((2, 3, 3), 7, np.uint8)
+    placed = [np.pad(cell, (rows, columns, (0, 0))) for rows, columns in [((1, 1), (1, 1)), ((0, 2), (1, 1)),
+                                                                          ((1, 1), (0, 2)), ((1, 2), (1, 1))]]  # fmt: skip
+    brighter = placed[0] + (placed[0] > 0).astype(np.uint8)
+    assert len({hash_content(trim(each)) for each in [*placed, brighter]}) == 5
+    assert len({hash_pixels(trim(each).window) for each in placed}) == 1
+    assert hash_content(trim(placed[0].copy())) == hash_content(trim(placed[0]))
 
 
 def test_padded_copy_and_both_bmp_headers_are_the_same_cell(tmp_path: Path) -> None:
@@ -317,7 +327,7 @@ def test_changed_files_and_settings_are_indexed_again(cohort: Path, tmp_path: Pa
     index(cohort, tmp_path / "out")
     write_image(cohort / "training_data/fold_1/all/UID_1_1_1_all.bmp", draw_cell(77))
     changed = index(cohort, tmp_path / "out")
-    assert rows_of(changed)["training_data/fold_1/all/UID_1_1_1_all.bmp"]["content_hash"] == hash_pixels(draw_cell(77))
+    assert rows_of(changed)["training_data/fold_1/all/UID_1_1_1_all.bmp"]["content_hash"] == hash_content(trim(draw_cell(77)))
     assert index(cohort, tmp_path / "out", IndexSettings(canvas_px=(32, 40))).record["canvas_px"] == [32, 40]
     assert index(cohort, tmp_path / "out", IndexSettings(positive=("HEM",))).classes == ("ALL", "HEM")
     tight = IndexSettings(max_pixels=48 * 48)
@@ -495,7 +505,7 @@ def test_few_images_are_ahead_of_the_reader(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(fingerprints, "_outcome", outcome)
     outcomes = take_fingerprints(paths(), 1, workers=2)
     assert next(outcomes) == "0"
-    assert asked <= 2 * 8
+    assert asked <= 5 * 8  # two tasks of eight images ahead per thread, and the one waited for
     assert list(outcomes) == [str(number) for number in range(1, 1000)]
     assert most_at_once == 2
 

@@ -11,7 +11,7 @@ from cohort import build_cohort, draw_cell, write_image
 from leukolens.artifacts import Manifest
 from leukolens.data import pixel_cache
 from leukolens.data.manifest import index
-from leukolens.data.pixel_cache import cache_pixels
+from leukolens.data.pixel_cache import cache_pixels, release
 from leukolens.data.preprocessing import Preprocessing, read_pixels
 from leukolens.errors import ManifestError
 
@@ -98,7 +98,7 @@ def test_image_of_other_pixels_than_indexed_raises_and_names_it(manifest: Manife
     with pytest.raises(ManifestError) as caught:
         cache_pixels(manifest, tmp_path / "cache", 32)
     assert caught.value.what == f"{path} has changed since it was indexed."
-    assert caught.value.expected == f"pixels of SHA-256 {manifest.images['content_hash'][3]}"
+    assert caught.value.expected == f"pixels of content hash {manifest.images['content_hash'][3]}"
 
 
 def test_image_that_has_gone_raises_and_names_it(manifest: Manifest, tmp_path: Path) -> None:
@@ -127,12 +127,39 @@ def test_interrupted_filling_leaves_no_file(
     assert cache_pixels(manifest, tmp_path / "cache", 32).pixels.any(axis=(1, 2, 3)).all()
 
 
-def test_more_images_than_one_round_keep_their_order(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = cache_pixels(manifest, tmp_path / "whole", 32)
-    monkeypatch.setattr(pixel_cache, "_IMAGES_PER_ROUND", 5)
-    np.testing.assert_array_equal(cache_pixels(manifest, tmp_path / "rounds", 32).pixels, whole.pixels)
+def test_released_pixels_are_read_again(manifest: Manifest, tmp_path: Path) -> None:
+    pixels = cache_pixels(manifest, tmp_path / "cache", 32).pixels
+    before = pixels.copy()
+    release(pixels)
+    np.testing.assert_array_equal(pixels, before)
+
+
+def test_released_pixels_leave_the_memory_of_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "large.npy"
+    np.save(path, np.ones((2_000, 64, 64, 3), np.uint8))  # 24.6 MB
+    pixels = np.load(path, mmap_mode="r")
+    if not Path("/proc/self/smaps").is_file():
+        pytest.skip("the memory of a mapping is read from /proc, which this system lacks")
+    assert pixels.sum() == pixels.size
+    assert resident_kb(path) > 20_000
+    release(pixels)
+    assert resident_kb(path) == 0
+
+
+def test_release_leaves_pixels_in_memory_alone() -> None:
+    pixels = np.ones((2, 4, 4, 3), np.uint8)
+    release(pixels)
+    release(pixels[:1])
+    assert pixels.all()
+
+
+def resident_kb(path: Path) -> int:
+    """Kilobytes of the mapping of `path` that are in this process's memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    for line in lines:
+        if line.endswith(str(path)):
+            return int(next(each for each in lines if each.startswith("Rss:")).split()[1])
+    raise LookupError(path)
 
 
 def test_rows_are_found_by_name(manifest: Manifest, tmp_path: Path) -> None:

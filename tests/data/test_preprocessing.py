@@ -15,7 +15,9 @@ from PIL import Image
 
 from cohort import draw_cell, write_image
 from leukolens.data import preprocessing
+from leukolens.data.phantom import encode_bmp
 from leukolens.data.preprocessing import Preprocessing, fit_canvas, foreground, read_pixels, resize
+from leukolens.data.trimmed import trim
 from leukolens.errors import ArtifactError, ImageError
 
 MAX_PIXELS = 25_000_000
@@ -46,6 +48,54 @@ def test_lossless_formats_give_the_pixels(tmp_path: Path, suffix: str) -> None:
     assert decoded.format == {"tif": "TIFF"}.get(suffix, suffix.upper())
     assert decoded.pixels.dtype == np.uint8
     np.testing.assert_array_equal(decoded.pixels, pixels)
+
+
+@pytest.mark.parametrize("top_down", [False, True])
+@pytest.mark.parametrize("long_header", [False, True])
+@pytest.mark.parametrize("width", [5, 6, 7, 8])  # rows of a BMP are filled up to 4 bytes
+def test_plain_bmp_gives_what_pillow_gives(tmp_path: Path, width: int, long_header: bool, top_down: bool) -> None:
+    random = np.random.default_rng(width)
+    for number in range(40):
+        pixels = np.zeros((9, width, 3), np.uint8)
+        top, bottom = np.sort(random.choice(10, 2, replace=False))
+        left, right = np.sort(random.choice(width + 1, 2, replace=False))
+        pixels[top:bottom, left:right] = random.choice([0, 0, 1, 255], (bottom - top, right - left, 3))
+        pixels[random.integers(9), random.integers(width), random.integers(3)] = 1
+        path = tmp_path / f"{number}.bmp"
+        path.write_bytes(bmp(pixels, long_header, top_down))
+        decoded = read_pixels(path, MAX_PIXELS)
+        np.testing.assert_array_equal(decoded.pixels, np.asarray(Image.open(path)))
+        np.testing.assert_array_equal(decoded.pixels, pixels)
+        np.testing.assert_array_equal(decoded.trimmed.window, trim(pixels).window)
+        assert (decoded.trimmed.corner, decoded.trimmed.size_px) == (trim(pixels).corner, (9, width))
+
+
+def test_window_of_a_plain_bmp_alone_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_image(tmp_path / "cell.bmp", draw_cell(1))
+    monkeypatch.setattr(preprocessing, "_to_rgb", lambda _: pytest.fail("unpacked the whole picture"))
+    assert read_pixels(path, MAX_PIXELS).trimmed.window.shape == (19, 19, 3)  # a disc of radius 10, its edge left out
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA"])
+def test_other_bmps_are_left_to_pillow(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "cell.bmp"
+    Image.fromarray(draw_cell(1)).convert(mode).save(path)
+    shown = Image.open(path)
+    np.testing.assert_array_equal(read_pixels(path, MAX_PIXELS).pixels, np.asarray(shown.convert("RGB")))
+
+
+def bmp(pixels: NDArray[np.uint8], long_header: bool, top_down: bool) -> bytes:
+    """A 24-bit BMP whose filling bytes are not 0, which must not count as light."""
+    height, width = pixels.shape[:2]
+    encoded = bytearray(encode_bmp(pixels[::-1] if top_down else pixels, long_header=long_header))
+    if top_down:
+        encoded[22:26] = struct.pack("<i", -height)
+    stride = (width * 3 + 3) // 4 * 4
+    start = len(encoded) - stride * height
+    for row in range(height):
+        for filling in range(width * 3, stride):
+            encoded[start + row * stride + filling] = 255
+    return bytes(encoded)
 
 
 def test_suffix_does_not_decide(tmp_path: Path) -> None:

@@ -25,22 +25,34 @@ def only_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("only_a_processor")
 @pytest.mark.parametrize(
-    ("name", "precision"),
-    [("resnet50", "bf16"), ("vgg16", "bf16"), ("efficientnet_b0", "fp32"), ("timm:test_resnet", "fp32")],
+    ("name", "training", "asked", "engine"),
+    [
+        ("resnet50", "bf16", "bf16", "openvino"),
+        ("vgg16", "bf16", "bf16", "openvino"),
+        ("efficientnet_b0", "fp32", "bf16", "openvino"),
+        ("timm:test_resnet", "fp32", "fp32", "torch"),
+    ],
 )
-def test_automatic_precision_follows_what_pays_on_a_processor(name: str, precision: str) -> None:
-    assert choose_compute(find_architecture(name), TrainSettings()) == Compute("cpu", precision)
+def test_precision_and_engine_follow_what_pays_on_a_processor(
+    name: str, training: str, asked: str, engine: str
+) -> None:
+    chosen = choose_compute(find_architecture(name), TrainSettings())
+    assert (chosen.device, chosen.precision, chosen.inference_precision) == ("cpu", training, asked)
+    assert chosen.engine == engine
 
 
-def test_processor_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0"])
+def test_processor_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(compute, "_cpu_has_bf16", lambda: False)
-    assert choose_compute(RESNET, TrainSettings(device="cpu")) == Compute("cpu", "fp32")
+    assert choose_compute(find_architecture(name), TrainSettings(device="cpu")) == Compute("cpu", "fp32", "openvino")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_precision_that_is_asked_for_is_kept(precision: str) -> None:
+def test_precision_that_is_asked_for_is_kept_in_training_and_after(precision: str) -> None:
     settings = TrainSettings.model_validate({"device": "cpu", "precision": precision})
-    assert choose_compute(find_architecture("efficientnet_b0"), settings) == Compute("cpu", precision)
+    chosen = choose_compute(find_architecture("efficientnet_b0"), settings)
+    assert chosen == Compute("cpu", precision, "openvino")
+    assert chosen.inference_precision == precision
 
 
 @pytest.mark.parametrize("has_bf16", [True, False])
@@ -66,9 +78,9 @@ def test_device_that_is_not_there_raises(device: str) -> None:
 
 def test_autocast_computes_products_in_bfloat16_only_where_asked() -> None:
     one = torch.ones(2, 2)
-    with Compute("cpu", "bf16").autocast():
+    with Compute("cpu", "bf16").inference_autocast():
         assert (one @ one).dtype == torch.bfloat16
-    with Compute("cpu", "fp32").autocast():
+    with Compute("cpu", "fp32").inference_autocast():
         assert (one @ one).dtype == torch.float32
 
 

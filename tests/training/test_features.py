@@ -114,12 +114,39 @@ def test_key_follows_weights_preprocessing_and_precision(extractor: CountingExtr
         replace_in(extractor, preprocessing=replace(PREPROCESSING, mean=(0.4, 0.5, 0.5))),
         replace_in(extractor, preprocessing=replace(PREPROCESSING, canvas_px=(40, 48))),
         replace_in(extractor, compute=Compute("cpu", "bf16")),
+        replace_in(extractor, compute=Compute("cpu", "fp32", "openvino")),
     ]
     keys = {extractor.key(), *(other.key() for other in others)}
     next(extractor.classifier.backbone.parameters()).data[0] += 1
-    assert len({*keys, extractor.key()}) == 5
+    assert len({*keys, extractor.key()}) == 6
     # Where and in what portions it is computed changes nothing that matters.
     assert replace_in(extractor, compute=Compute("cuda", "fp32"), batch_size=9).key() == extractor.key()
+
+
+def test_key_follows_the_precision_that_features_are_computed_in_and_not_that_of_training(
+    extractor: CountingExtractor,
+) -> None:
+    asked_in_bf16 = replace_in(extractor, compute=Compute("cpu", "fp32", asked_in="bf16"))
+    assert asked_in_bf16.key() == replace_in(extractor, compute=Compute("cpu", "bf16")).key() != extractor.key()
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_views_share_one_network_and_see_what_was_turned(
+    extractor: CountingExtractor, pixels: PixelCache, engine: str
+) -> None:
+    plain = replace_in(extractor, compute=Compute("cpu", "fp32", engine))
+    view = plain.of_view(5)
+    assert view.ready() is plain.ready()
+    batch = pixels.pixels[[0, 1, 2, 3]]
+    # View 5: a quarter turn, then the mirror image.
+    np.testing.assert_allclose(view(batch), plain(np.rot90(batch, axes=(1, 2))[:, :, ::-1].copy()), rtol=1e-3, atol=1e-4)
+
+
+def test_network_is_made_ready_by_the_first_batch_where_nobody_has(extractor: CountingExtractor, pixels: PixelCache) -> None:
+    fresh = replace_in(extractor)
+    batch = pixels.pixels[[0, 1, 2]]
+    assert fresh.network.engine is None
+    np.testing.assert_array_equal(fresh(batch), fresh.ready()(to_levels(batch, "cpu")))
 
 
 def replace_in(extractor: FeatureExtractor, **changes: Any) -> FeatureExtractor:

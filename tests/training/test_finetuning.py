@@ -15,16 +15,15 @@ from leukolens.models.classifier import Classifier
 from leukolens.models.compute import Compute
 from leukolens.settings import TrainSettings
 from leukolens.training import finetuning
+from leukolens.training.batches import PixelBatches, ShuffledBatches, TrainingImages
 from leukolens.training.finetuning import (
     BEST_FILE,
     LAST_FILE,
     RESUME_FOLDER,
     EpochKeeper,
     FineTuning,
-    PixelBatches,
-    ShuffledBatches,
-    TrainingImages,
     fine_tune,
+    lay_out_moments,
 )
 from leukolens.training.selection import Epoch, Selection
 
@@ -139,6 +138,23 @@ def test_all_weights_are_tuned_and_those_of_the_best_epoch_are_kept(
     parameters = [name for name, _ in tiny_classifier.named_parameters()]
     assert [name for name in parameters if torch.equal(best[name], before[name])] == []
     assert not tiny_classifier.training
+
+
+def test_moments_from_a_checkpoint_are_laid_out_like_their_weights() -> None:
+    def stepped(lost_format: bool) -> torch.Tensor:
+        weight = torch.nn.Parameter(torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last))
+        optimiser = torch.optim.AdamW([weight], lr=0.1, fused=True)
+        for step in range(3):
+            gradient = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(step))
+            weight.grad = gradient.to(memory_format=torch.channels_last)
+            if lost_format and step == 2:
+                state = optimiser.state[weight]
+                state.update({name: state[name].contiguous() for name in ("exp_avg", "exp_avg_sq")})
+                lay_out_moments(optimiser)
+            optimiser.step()
+        return weight.detach()
+
+    assert torch.equal(stepped(lost_format=True), stepped(lost_format=False))
 
 
 # Patience

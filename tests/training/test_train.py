@@ -41,8 +41,8 @@ FILES = ["decision.json", "epochs.csv", "key.json", "outliers.safetensors", "run
          "weights.safetensors"]  # fmt: skip
 RECORD = {
     "architecture", "best_epoch", "best_phase", "classes", "device", "display_name", "feature_seconds", "git_commit",
-    "hardware", "manifest_hash", "parameters", "phase", "positive", "precision", "preprocessing", "run_hash", "seed",
-    "settings", "source_document_accuracy", "split", "synthetic", "train_seconds", "validation_balanced_accuracy",
+    "hardware", "manifest_hash", "parameters", "phase", "positive", "precision", "preprocessing", "processes", "run_hash",
+    "seed", "settings", "source_document_accuracy", "split", "synthetic", "train_seconds", "validation_balanced_accuracy",
     "versions", "weights",
 }  # fmt: skip
 SECONDS_TO_WAIT = 120

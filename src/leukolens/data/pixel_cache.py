@@ -7,8 +7,8 @@ changed image, canvas or size can never be served from an old file.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leukolens.artifacts import Manifest, atomic_path, hash_json
-from leukolens.data.fingerprints import hash_pixels
+from leukolens.data.fingerprints import hash_content
 from leukolens.data.preprocessing import Pixels, Preprocessing, read_pixels
+from leukolens.data.threads import in_order
 from leukolens.errors import ImageError, ManifestError
 from leukolens.progress import logger, track
 
 _KEY_LENGTH = 16
-_IMAGES_PER_ROUND = 256
 
 
 @dataclass(frozen=True)
@@ -58,41 +58,46 @@ def cache_pixels(manifest: Manifest, folder: Path, input_px: int) -> PixelCache:
     return PixelCache(np.load(path, mmap_mode="r"), images, hashes)
 
 
+def release(pixels: Pixels) -> None:
+    """Take memory-mapped pixels that were read out of this process's memory; they stay in the system's cache of files.
+
+    A pass over a large cache then needs no more memory than a batch. Nothing happens to pixels that are not mapped, or
+    where the system cannot do it (Windows).
+    """
+    mapped = pixels.base
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def _fill(path: Path, manifest: Manifest, preprocessing: Preprocessing) -> None:
+    """Write the array row by row; written through a mapping, all of it would count as this process's memory."""
     shape = (len(manifest.images), preprocessing.input_px, preprocessing.input_px, 3)
-    with atomic_path(path) as temporary:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        prepared = track(_prepare(manifest, preprocessing), "caching pixels", len(manifest.images))
-        for row, pixels in enumerate(prepared):
-            array[row] = pixels
-        array.flush()
-        del array
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for pixels in track(_prepare(manifest, preprocessing), "caching pixels", len(manifest.images)):
+            file.write(pixels.data)
 
 
 def _prepare(manifest: Manifest, preprocessing: Preprocessing) -> Iterator[Pixels]:
-    """Decoded, cropped and resized pixels in manifest order; at most one round of images waits in memory."""
+    """Decoded, cropped and resized pixels in manifest order, each image checked against the manifest."""
+    columns = manifest.images[["image", "height_px", "width_px", "content_hash"]]
 
-    def prepare(image: str, size_px: tuple[int, int], content_hash: str) -> Pixels:
-        path = manifest.root / image
+    def prepare(row: tuple[str, int, int, str]) -> Pixels:
+        image, height_px, width_px, content_hash = row
+        path, expected = manifest.root / image, f"{width_px} x {height_px} pixels"
         try:
-            pixels = read_pixels(path, max_pixels=size_px[0] * size_px[1]).pixels
+            trimmed = read_pixels(path, max_pixels=height_px * width_px).trimmed
         except ImageError as error:
-            raise _changed(path, f"{size_px[1]} x {size_px[0]} pixels", error.received) from error
+            raise _changed(path, expected, error.received) from error
         # The size first: it says more than two hashes.
-        if pixels.shape[:2] != size_px:
-            found = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
-            raise _changed(path, f"{size_px[1]} x {size_px[0]} pixels", found)
-        if (found := hash_pixels(pixels)) != content_hash:
-            raise _changed(path, f"pixels of SHA-256 {content_hash}", found)
-        return preprocessing.apply(pixels)
+        if trimmed.size_px != (height_px, width_px):
+            raise _changed(path, expected, f"{trimmed.size_px[1]} x {trimmed.size_px[0]} pixels")
+        if (found := hash_content(trimmed)) != content_hash:
+            raise _changed(path, f"pixels of content hash {content_hash}", found)
+        return preprocessing.apply(trimmed)
 
-    names = list(manifest.images["image"])
-    sizes = list(zip(manifest.images["height_px"].tolist(), manifest.images["width_px"].tolist(), strict=True))
-    hashes = list(manifest.images["content_hash"])
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(names), _IMAGES_PER_ROUND):
-            stop = start + _IMAGES_PER_ROUND
-            yield from pool.map(prepare, names[start:stop], sizes[start:stop], hashes[start:stop])
+    return in_order(prepare, columns.itertuples(index=False, name=None))
 
 
 def _changed(path: Path, expected: str, received: str) -> ManifestError:

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from leukolens.data.trimmed import Pixels as Pixels
+from leukolens.data.trimmed import Trimmed, lit_box, trim
 from leukolens.errors import ArtifactError, ImageError
-
-Pixels = NDArray[np.uint8]
 
 IMAGE_FORMATS = ("BMP", "PNG", "JPEG", "TIFF", "WEBP")
 IMAGE_SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
@@ -30,6 +30,8 @@ RESIZER = "Pillow bilinear, antialiased"
 BACKGROUND_LEVEL = 12
 
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+_BMP_ORDER = "BGR"  # the raw mode in which a BMP of 24 bits holds its colours
+_CHANNELS = 3
 _SIXTEEN_BITS = ";16"  # part of the raw mode in Pillow's decoder description, "RGB;16B"
 # What Pillow's decoders raise on damaged files, beyond OSError.
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
@@ -40,10 +42,15 @@ _BOMB_HEADER = f"a header of more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pix
 
 @dataclass(frozen=True)
 class Decoded:
-    """One decoded image: `pixels` uint8 [height, width, 3] RGB and the `format` it was read from."""
+    """One decoded image: `trimmed` of the black around it, and the `format` it was read from."""
 
-    pixels: Pixels
+    trimmed: Trimmed
     format: str
+
+    @property
+    def pixels(self) -> Pixels:
+        """The whole picture: uint8 [height, width, 3] RGB."""
+        return self.trimmed.pixels
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,10 @@ class Preprocessing:
         offset = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
         return scale, offset
 
-    def apply(self, pixels: Pixels) -> Pixels:
+    def apply(self, pixels: Pixels | Trimmed) -> Pixels:
         """Bring decoded pixels onto the canvas and to the input size: uint8 [input_px, input_px, 3]."""
-        return resize(fit_canvas(pixels, self.canvas_px), self.input_px)
+        trimmed = pixels if isinstance(pixels, Trimmed) else trim(pixels)
+        return trimmed.on_canvas(self.canvas_px).resized(self.input_px)
 
 
 def read_pixels(path: Path, max_pixels: int) -> Decoded:
@@ -124,23 +132,12 @@ def foreground(pixels: Pixels) -> NDArray[np.bool_]:
 
 def fit_canvas(pixels: Pixels, canvas_px: tuple[int, int]) -> Pixels:
     """Centre-crop what is larger and pad with black what is smaller, so that no image is scaled against another."""
-    for axis, wanted in enumerate(canvas_px):
-        have = pixels.shape[axis]
-        start = max(0, (have - wanted) // 2)
-        pixels = pixels.take(range(start, start + min(have, wanted)), axis=axis) if have > wanted else pixels
-        missing = wanted - pixels.shape[axis]
-        if missing > 0:
-            widths = [(0, 0)] * 3
-            widths[axis] = (missing // 2, missing - missing // 2)
-            pixels = np.pad(pixels, widths)
-    return pixels
+    return trim(pixels).on_canvas(canvas_px).pixels
 
 
 def resize(pixels: Pixels, side_px: int) -> Pixels:
     """Resize to a square with Pillow's antialiased bilinear filter; resizers disagree by up to 50 levels."""
-    if pixels.shape[:2] == (side_px, side_px):
-        return np.ascontiguousarray(pixels)
-    return np.asarray(Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.BILINEAR))
+    return trim(pixels).resized(side_px)
 
 
 def _check_file(path: Path) -> None:
@@ -157,7 +154,7 @@ def _check_file(path: Path) -> None:
         raise _unusable(path, "empty", "an image of at least one byte", "a file of zero bytes")
 
 
-def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
+def _check_header(path: Path, image: ImageFile.ImageFile, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise _unusable(path, "too_large", f"at most {max_pixels:,} pixels", f"a header of {width} x {height} pixels")
@@ -171,15 +168,57 @@ def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
         raise _unusable(path, "unsupported", "one picture per file", f"{frames} frames")
 
 
-def _decode(path: Path, image: Image.Image) -> Decoded:
-    upright = ImageOps.exif_transpose(image)
-    if "A" in upright.getbands() or "transparency" in upright.info:
-        black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
-        upright = Image.alpha_composite(black, upright.convert("RGBA"))
-    pixels = np.asarray(upright.convert("RGB"))
-    if not pixels.any():
+def _decode(path: Path, image: ImageFile.ImageFile) -> Decoded:
+    trimmed = _read_plain_bmp(image) or trim(_to_rgb(image))
+    if trimmed.window.size == 0:
         raise _unusable(path, "blank", "a picture of something", "black in every pixel")
-    return Decoded(pixels, image.format or "unknown")
+    return Decoded(trimmed, image.format or "unknown")
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    """Upright RGB over black: uint8 [height, width, 3]."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if "A" in image.getbands() or "transparency" in image.info:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _read_plain_bmp(image: ImageFile.ImageFile) -> Trimmed | None:
+    """Read the window of an uncompressed 24-bit BMP straight from the file's rows; None where it is anything else.
+
+    Unpacking only the window takes a fourth of the time. Pillow has read the header and says where the rows lie; a file
+    that is too short is left to Pillow, which says what is missing.
+    """
+    width, height = image.size
+    if image.format != "BMP" or image.mode != "RGB" or len(image.tile) != 1 or image.fp is None:
+        return None
+    tile = image.tile[0]
+    if tile.codec_name != "raw" or not isinstance(tile.args, tuple) or tile.args[0] != _BMP_ORDER:
+        return None
+    _, stride, direction = tile.args
+    image.fp.seek(tile.offset)
+    data = image.fp.read(stride * height)
+    if len(data) < stride * height:
+        return None
+    lines = np.frombuffer(data, np.uint8).reshape(height, stride)[:, : width * _CHANNELS]
+    rows, columns = lit_box(lines)
+    window = lines[rows, columns.start * _CHANNELS : columns.stop * _CHANNELS]
+    if direction > 0 or rows.stop == 0:
+        return Trimmed(_from_bgr(window), (rows.start, columns.start), (height, width))
+    # Most files hold the last row first.
+    return Trimmed(_from_bgr(window[::-1]), (height - rows.stop, columns.start), (height, width))
+
+
+def _from_bgr(lines: Pixels) -> Pixels:
+    """Turn uint8 [height, 3 * width] in the order blue, green, red into RGB [height, width, 3]."""
+    height, length = lines.shape
+    mirrored = lines.reshape(height, length // _CHANNELS, _CHANNELS)
+    pixels = np.empty(mirrored.shape, np.uint8)
+    # Channel by channel: to reverse the last axis of three takes numpy twice as long.
+    for channel in range(_CHANNELS):
+        pixels[..., channel] = mirrored[..., _CHANNELS - 1 - channel]
+    return pixels
 
 
 def _unusable(path: Path, reason: str, expected: str, received: str) -> ImageError:

@@ -32,8 +32,12 @@ class Architecture:
     cam_layer: str = ""
     """Dotted name of the layer whose activations a class-activation map weighs."""
     cpu_bf16_pays: bool = True
-    """bfloat16 is faster than float32 on a CPU that has it. Measured, 2 cores, AVX-512 with bf16: training step 1.7x to
-    2.2x for all but EfficientNet, whose depthwise layers get slower (19.9 against 14.5 images/s)."""
+    """Training is faster in bfloat16 than in float32 on a CPU that has it. Measured, 2 cores, AVX-512 with bf16: training
+    step 1.7x to 2.2x for all but EfficientNet, whose depthwise layers get slower (19.9 against 14.5 images/s)."""
+    cpu_bf16_inference_pays: bool = True
+    """The same of the network when it is only asked, by `cpu_engine`; docs/decisions/0016."""
+    cpu_engine: Literal["torch", "openvino"] = "openvino"
+    """What runs the network on a CPU when it is only asked: what was measured to be fastest; docs/decisions/0016."""
     paper: str = ""
     licence: str = ""
     source_document_accuracy: float | None = None
@@ -123,7 +127,16 @@ def find_architecture(name: str) -> Architecture:
     if known is not None and (name == builder or known.library == "timm"):
         return known
     if name.startswith(TIMM_PREFIX) and _timm_knows(builder):
-        return Architecture(name=name, display_name=builder, library="timm", builder=builder, cpu_bf16_pays=False)
+        return Architecture(
+            name=name,
+            display_name=builder,
+            library="timm",
+            builder=builder,
+            # Nobody has measured it: what works for any network.
+            cpu_bf16_pays=False,
+            cpu_bf16_inference_pays=False,
+            cpu_engine="torch",
+        )
     raise SettingsError(
         f"{name!r} is no architecture that leukolens knows.",
         expected=f"one of {', '.join(ARCHITECTURES)}, or {TIMM_PREFIX}<a model name of timm>",

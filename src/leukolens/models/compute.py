@@ -1,4 +1,4 @@
-"""Where and how a network computes: device, precision, memory allocator.
+"""Where and how a network computes: device, precision, engine, memory allocator.
 
 In: settings and the machine. Out: a Compute record. Writes: nothing.
 """
@@ -10,6 +10,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 
@@ -23,30 +24,53 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD_BYTES = 64 << 20
 _LARGEST_INT = 2**31 - 1
 
+TORCH: Literal["torch"] = "torch"
+OPENVINO: Literal["openvino"] = "openvino"
+
 
 @dataclass(frozen=True)
 class Compute:
-    """`device` ("cpu", "cuda", "mps") and `precision` ("bf16" or "fp32") as chosen for one network."""
+    """How one network computes on this machine.
+
+    `device` is "cpu", "cuda" or "mps"; `precision` ("bf16" or "fp32") is that of the training. Where the network is only
+    asked, as for frozen features and predictions, it is run by `engine` in `inference_precision`.
+    """
 
     device: str
     precision: str
+    engine: Literal["torch", "openvino"] = TORCH
+    asked_in: str | None = None
+    """Precision in which the network is asked where that is another than in training."""
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """The context that a forward pass runs in."""
-        if self.precision == "fp32":
+    @property
+    def inference_precision(self) -> str:
+        """Precision of frozen features and predictions: "bf16" or "fp32"."""
+        return self.asked_in or self.precision
+
+    def inference_autocast(self) -> AbstractContextManager[object]:
+        """The context in which PyTorch computes features."""
+        if self.inference_precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device, dtype=torch.bfloat16)
 
 
 def choose_compute(architecture: Architecture, settings: TrainSettings) -> Compute:
-    """Choose the device, then bfloat16 where the device has it and this network gains by it."""
+    """Choose the device, then bfloat16 where the device has it and this network gains by it, then the engine.
+
+    The number of images is no part of the choice: the same network gives the same scores for one cell and for a million.
+    """
     device = _choose_device(settings.device)
+    engine = architecture.cpu_engine if device == "cpu" else TORCH
     if settings.precision != "auto":
-        return Compute(device, settings.precision)
+        return Compute(device, settings.precision, engine)
     if device == "cuda":
         return Compute(device, "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
-    pays = device == "cpu" and _cpu_has_bf16() and architecture.cpu_bf16_pays
-    return Compute(device, "bf16" if pays else "fp32")
+    has_bf16 = device == "cpu" and _cpu_has_bf16()
+    training, asking = (
+        "bf16" if has_bf16 and pays else "fp32"
+        for pays in (architecture.cpu_bf16_pays, architecture.cpu_bf16_inference_pays)
+    )
+    return Compute(device, training, engine, asking if asking != training else None)
 
 
 @cache

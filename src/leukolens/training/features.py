@@ -1,4 +1,4 @@
-"""Frozen features: computed once per (pixels, weights, preprocessing, precision, view) and kept.
+"""Frozen features: computed once per (pixels, weights, preprocessing, precision, engine, view) and kept.
 
 In: a classifier and cached pixels. Out: float32 [images, width], of the images as they are or of one of their symmetric
 views. Writes: `features-<key>/<first content hash>.npz` below the cache folder, in parts of a few hundred images, so that
@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from leukolens.artifacts import atomic_path, hash_json
-from leukolens.data.pixel_cache import PixelCache
+from leukolens.artifacts import hash_json
+from leukolens.data.pixel_cache import PixelCache, release
 from leukolens.data.preprocessing import Pixels, Preprocessing
 from leukolens.models.classifier import Classifier, hash_backbone
 from leukolens.models.compute import Compute
+from leukolens.models.inference import Engine, Network
 from leukolens.progress import Advance, progress
-
-Features = NDArray[np.float32]
+from leukolens.training.feature_parts import Features as Features
+from leukolens.training.feature_parts import find_parts, write_part
 
 _KEY_LENGTH = 16
 _IMAGES_PER_PART = 512
@@ -51,25 +51,30 @@ class FeatureExtractor:
     batch_size: int
     display_name: str
     view: int = 0
+    network: Network = field(default_factory=Network, repr=False, compare=False)
+    """The backbone made ready; all views of one extractor share it."""
 
     def key(self) -> str:
-        """What the features depend on besides the pixels."""
-        record = (hash_backbone(self.classifier), self.preprocessing.to_record(), self.compute.precision)
+        """What the features depend on besides the pixels.
+
+        Engines agree in float32 within its rounding and in bfloat16 within that one's, which is coarse: never mixed.
+        """
+        how = (self.compute.inference_precision, self.compute.engine)
+        record = (hash_backbone(self.classifier), self.preprocessing.to_record(), *how)
         return hash_json((*record, self.view) if self.view else record)[:_KEY_LENGTH]
 
     def __call__(self, pixels: Pixels) -> Features:
         """Features of uint8 [batch, side, side, 3]."""
-        levels = turned(to_levels(pixels, self.compute.device), self.view)
-        with torch.inference_mode(), self.compute.autocast():
-            return self.classifier.features(levels).float().cpu().numpy()
+        engine = self.network.engine or self.ready()
+        return engine(turned(to_levels(pixels, self.compute.device), self.view))
 
     def of_view(self, view: int) -> FeatureExtractor:
         """The same backbone on another view of the images."""
         return replace(self, view=view)
 
-    def ready(self) -> None:
-        """Bring the backbone to its device, to be asked and not trained."""
-        self.classifier.to(memory_format=torch.channels_last).to(self.compute.device).eval()
+    def ready(self) -> Engine:
+        """Make the backbone ready to be asked and not trained, on its device and engine, with the weights of now."""
+        return self.network.prepare(self.classifier, self.compute, self.batch_size, self.preprocessing.input_px)
 
 
 def to_levels(pixels: Pixels, device: str) -> torch.Tensor:
@@ -96,13 +101,13 @@ def frozen_features(extractor: FeatureExtractor, cache: PixelCache, rows: Sequen
     """Features of the given rows of the pixel cache, reading what is on disk and computing the rest."""
     parts = folder / f"features-{extractor.key()}"
     row_of = {cache.content_hashes[row]: row for row in rows}
-    stored, _ = _read_parts(parts)
-    missing = {content: row for content, row in row_of.items() if content not in stored}
+    stored = find_parts(parts)
+    missing = {content: row for content, row in row_of.items() if content not in stored.places}
     if missing:
         _compute_parts(extractor, cache.pixels, missing, parts)
-    stored, seconds = _read_parts(parts)
-    values = np.stack([stored[cache.content_hashes[row]] for row in rows])
-    return TimedFeatures(values, seconds / len(stored) * len(row_of))
+        stored = find_parts(parts)
+    values = stored.read([cache.content_hashes[row] for row in rows])
+    return TimedFeatures(values, stored.seconds / max(1, len(stored.places)) * len(row_of))
 
 
 def _compute_parts(extractor: FeatureExtractor, pixels: Pixels, row_of: dict[str, int], parts: Path) -> None:
@@ -113,28 +118,18 @@ def _compute_parts(extractor: FeatureExtractor, pixels: Pixels, row_of: dict[str
             part = hashes[start : start + _IMAGES_PER_PART]
             began = time.perf_counter()
             values = _in_batches(extractor, pixels, [row_of[content] for content in part], advance)
-            _write_part(parts, part, values, time.perf_counter() - began)
+            write_part(parts, part, values, time.perf_counter() - began)
 
 
 def _in_batches(extractor: FeatureExtractor, pixels: Pixels, rows: Sequence[int], advance: Advance) -> Features:
-    values = []
+    """Features of some rows, float32 [rows, width]; of the mapped pixels no more than a batch stays in memory."""
+    values: Features | None = None
     for start in range(0, len(rows), extractor.batch_size):
         batch = list(rows[start : start + extractor.batch_size])
-        values.append(extractor(pixels[batch]))
+        found = extractor(pixels[batch])
+        release(pixels)
+        if values is None:
+            values = np.empty((len(rows), found.shape[1]), np.float32)
+        values[start : start + len(batch)] = found
         advance(len(batch))
-    return np.concatenate(values)
-
-
-def _write_part(parts: Path, hashes: list[str], values: Features, seconds: float) -> None:
-    with atomic_path(parts / f"{hashes[0][:_KEY_LENGTH]}.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, hashes=np.array(hashes, dtype="S64"), values=values, seconds=np.float64(seconds))
-
-
-def _read_parts(parts: Path) -> tuple[dict[str, Features], float]:
-    stored: dict[str, Features] = {}
-    seconds = 0.0
-    for path in sorted(parts.glob("*.npz")):
-        with np.load(path, allow_pickle=False) as part:
-            stored.update(zip((content.decode() for content in part["hashes"]), part["values"], strict=True))
-            seconds += float(part["seconds"])
-    return stored, seconds
+    return np.empty((0, 0), np.float32) if values is None else values

@@ -4,10 +4,14 @@ In: Manifest, Splits, TrainSettings. Out: Run. Writes: the run directory (see `r
 pixels and frozen features. The same call on an unfinished directory goes on where it stopped; on a finished one it returns
 the run, after fitting the decision again where other settings of it are wished; on one made with other data or other
 settings of the training it raises RunError.
+
+Where torchrun started several processes, all call `train` and fine-tune together; the first alone does the rest and writes
+every file. They need the same folders: on several hosts, on a file system that all of them see.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +31,7 @@ from leukolens.artifacts import (
     Manifest,
     Record,
     Splits,
+    hash_file,
     hash_json,
     read_json,
     write_json,
@@ -40,18 +45,30 @@ from leukolens.models.architectures import find_architecture
 from leukolens.models.classifier import Classifier, build_classifier
 from leukolens.models.compute import Compute, choose_compute, tune_allocator
 from leukolens.models.weights import PretrainedWeights, find_weights
+from leukolens.processes import started_processes
 from leukolens.progress import logger
 from leukolens.provenance import git_commit, hardware, versions
 from leukolens.settings import TrainSettings
+from leukolens.training.batches import TrainingImages
 from leukolens.training.deciding import DecisionData, bank_of, fit_on_validation, is_decided, save_decision, validation_scores
 from leukolens.training.features import FeatureExtractor, Features, computed_features, frozen_features
-from leukolens.training.finetuning import BEST_FILE, RESUME_FOLDER, FineTuned, TrainingImages, fine_tune, save_weights
+from leukolens.training.finetuning import (
+    BEST_FILE,
+    LAST_FILE,
+    RESUME_FOLDER,
+    FineTuned,
+    fine_tune,
+    save_weights,
+)
 from leukolens.training.head import FittedHead, Side, fit_head, linear_logits
+from leukolens.training.process_group import ProcessGroup, process_group
 from leukolens.training.runs import TRAINING_IMAGES_FILE, Run
 from leukolens.training.selection import Epoch, Selection
 
 CACHE_FOLDER = "cache"
 KEY_FILE = "key.json"
+
+_FINISHED = "finished"
 
 
 @dataclass(frozen=True)
@@ -116,24 +133,61 @@ def train(
     Raises:
         LeakError, SplitError: the splits do not fit the manifest.
         WeightsError: no pretrained weights are to be had.
-        RunError: `out` was made with other data or settings.
+        RunError: `out` was made with other data or settings, or is not the same folder in every process.
     """
     tune_allocator()
     task = prepare(manifest, splits, Path(out), settings or TrainSettings(), cache_dir)
+    with process_group(task.compute.device) as group:
+        if group.processes.is_leader:
+            _lead(task, group)
+        else:
+            _follow(task, group)
+        group.wait()
+    return Run.load(task.folder)
+
+
+def _lead(task: Task, group: ProcessGroup) -> None:
+    """What the first process does, and one process alone: everything."""
     if _is_finished(task):
         logger.info("%s: already trained, read from %s", task.weights.architecture.display_name, task.folder)
-        return _decided_again(task, Run.load(task.folder))
+        group.tell({_FINISHED: True})
+        _decide_again(task, Run.load(task.folder))
+        return
     write_json(task.folder / KEY_FILE, task.key())
     cache = cache_pixels(task.manifest, task.cache_folder, task.settings.input_px)
     classifier = build(task)
     head, feature_seconds = _fit_head(task, cache, classifier)
     _install(head, classifier)
+    group.tell({_FINISHED: False, **_whereabouts(task)})
     tuned = _fine_tune(task, cache, classifier)
     best_phase = _keep_best(task, classifier, head, tuned)
     epochs = [*head.epochs, *tuned.epochs]
     _decide(task, cache, classifier, best_phase)
     _write_run(task, classifier, epochs, best_phase, feature_seconds)
-    return Run.load(task.folder)
+
+
+def _follow(task: Task, group: ProcessGroup) -> None:
+    """What any other process does: wait for the leader's head, then fine-tune with it and write nothing."""
+    told = group.tell({})
+    if told[_FINISHED] or task.settings.finetune_epochs == 0:
+        return
+    if (found := _whereabouts(task)) != {name: told[name] for name in found}:
+        raise RunError(
+            f"{task.folder} is not the same folder in every process.",
+            expected="key.json and the state to go on from as the first process has them",
+            received=f"others in process {group.processes.rank}",
+            remedy="put data and results on a file system that all hosts see under one path, and use one version everywhere",
+        )
+    cache = cache_pixels(task.manifest, task.cache_folder, task.settings.input_px)
+    # The head is still zero here: Lightning gives every process the weights of the first.
+    _fine_tune(task, cache, build(task))
+
+
+def _whereabouts(task: Task) -> Record:
+    """What all processes must find in the run directory, or they would train different things."""
+    key, last = task.folder / KEY_FILE, task.folder / RESUME_FOLDER / LAST_FILE
+    is_same_task = key.is_file() and read_json(key) == json.loads(json.dumps(task.key()))
+    return {"is_same_task": is_same_task, "resume": hash_file(last) if last.is_file() else None}
 
 
 def prepare(
@@ -256,13 +310,12 @@ def _keep_best(task: Task, classifier: Classifier, head: FittedHead, tuned: Fine
     return "head"
 
 
-def _decided_again(task: Task, run: Run) -> Run:
-    """A finished run, its decision fitted anew where it has none or one of other settings; the weights stay."""
+def _decide_again(task: Task, run: Run) -> None:
+    """Fit the decision of a finished run anew where it has none or one of other settings; the weights stay."""
     if not is_decided(task.folder, task.settings.decision):
         cache = cache_pixels(task.manifest, task.cache_folder, task.settings.input_px)
         _decide(task, cache, run.classifier(), run.record["best_phase"])
         logger.info("%s: decision fitted, in %s", run.record["display_name"], task.folder)
-    return run
 
 
 def _decide(task: Task, cache: PixelCache, classifier: Classifier, best_phase: str) -> None:
@@ -336,6 +389,7 @@ def record_of(task: Task) -> Record:
         "seed": task.settings.seed,
         "device": task.compute.device,
         "precision": task.compute.precision,
+        "processes": started_processes().count,
         "git_commit": git_commit(),
         "versions": versions(),
         "hardware": hardware(),

@@ -1,0 +1,152 @@
+"""Asking a network without training it: from grey levels to features on the engine that is fastest for it.
+
+In: a classifier, a Compute and uint8 levels [images, 3, side, side]. Out: float32 features [images, width].
+Writes: nothing.
+
+Which engine runs is a matter of the machine and the architecture, never of the number of images: a cell's score must not
+depend on how many others are scored beside it. docs/decisions/0016 has the measurements.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from leukolens.models.classifier import Classifier, hash_backbone
+from leukolens.models.compute import OPENVINO, Compute, tune_allocator
+from leukolens.progress import logger
+
+if TYPE_CHECKING:
+    import openvino
+
+Features = NDArray[np.float32]
+
+_PRECISION_HINTS = {"bf16": "bf16", "fp32": "f32"}
+
+
+class Engine(Protocol):
+    """Anything that gives features float32 [images, width] of levels uint8 [images, 3, side, side] in any memory format."""
+
+    def __call__(self, levels: Tensor) -> Features:
+        """Compute one batch."""
+
+
+class EagerEngine:
+    """PyTorch layer by layer, on the classifier itself: any network, any device."""
+
+    def __init__(self, classifier: Classifier, compute: Compute) -> None:
+        self.classifier = classifier.to(memory_format=torch.channels_last).to(compute.device).eval()
+        self.compute = compute
+
+    def __call__(self, levels: Tensor) -> Features:
+        """Features of one batch, brought back from the device."""
+        with torch.inference_mode(), self.compute.inference_autocast():
+            features: Features = self.classifier.features(levels.to(self.compute.device)).float().cpu().numpy()
+        return features
+
+
+class CompiledEngine:
+    """Normalisation and backbone compiled by OpenVINO for this processor, on a copy of the weights.
+
+    Batch normalisation is folded into the convolutions. The batch is of one fixed size, which compiles to the fastest
+    code; a smaller one is filled up with black images, whose features are dropped, so that a cell's features are the same
+    bit by bit whoever stands beside it.
+    """
+
+    def __init__(self, classifier: Classifier, compute: Compute, batch_size: int, side_px: int) -> None:
+        self.shape = (batch_size, side_px, side_px, 3)
+        model = _convert(classifier.cpu().eval(), self.shape)
+        self.compiled = _core().compile_model(model, "CPU", _configuration(compute))
+
+    def __call__(self, levels: Tensor) -> Features:
+        """Features of any number of images, in portions of the fixed size."""
+        pixels = levels.permute(0, 2, 3, 1).contiguous().numpy()
+        size = self.shape[0]
+        return np.concatenate([self._portion(pixels[start : start + size]) for start in range(0, len(pixels), size)])
+
+    def _portion(self, pixels: NDArray[np.uint8]) -> Features:
+        images = len(pixels)
+        if images < self.shape[0]:
+            filled = np.zeros(self.shape, np.uint8)
+            filled[:images] = pixels
+            pixels = filled
+        # The result is a view of memory that the next portion overwrites.
+        features: Features = self.compiled(pixels)[0][:images].copy()
+        return features
+
+
+class Network:
+    """A classifier ready to be asked: its engine is made when first needed and again when the weights have changed."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self.weights = ""
+
+    def prepare(self, classifier: Classifier, compute: Compute, batch_size: int, side_px: int) -> Engine:
+        """Give the engine for these weights; seconds where it has to be compiled, else what hashing the weights takes."""
+        tune_allocator()
+        weights = hash_backbone(classifier)
+        if self.engine is None or weights != self.weights:
+            self.engine, self.weights = _engine(classifier, compute, batch_size, side_px), weights
+        return self.engine
+
+
+def _engine(classifier: Classifier, compute: Compute, batch_size: int, side_px: int) -> Engine:
+    logger.debug("features computed by %s in %s on %s", compute.engine, compute.inference_precision, compute.device)
+    if compute.engine == OPENVINO:
+        return CompiledEngine(classifier, compute, batch_size, side_px)
+    return EagerEngine(classifier, compute)
+
+
+class _FromPixels(nn.Module):
+    """Features of pixels as they lie in the cache, uint8 [batch, height, width, 3]."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.classifier.features(pixels.permute(0, 3, 1, 2))
+
+
+def _convert(classifier: Classifier, shape: tuple[int, int, int, int]) -> openvino.Model:
+    """Translate normalisation and backbone to OpenVINO's graph, for batches of `shape` [batch, height, width, 3].
+
+    Through the front end itself and not through `openvino.convert_model`, which reports its use to its maker.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    one_image = torch.zeros((1, *shape[1:]), dtype=torch.uint8)
+    with torch.no_grad(), warnings.catch_warnings():
+        # OpenVINO 2026.4 reads what torch.export gives only with tracebacks on the log, and AlexNet is then 20 % slower.
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.trace\w*` is deprecated")
+        traced = torch.jit.trace(_FromPixels(classifier), (one_image,), check_trace=False)  # type: ignore[no-untyped-call]
+        # Weights are copied: fine-tuning changes the classifier's own in place.
+        decoder = TorchScriptPythonDecoder(traced, shared_memory=False)
+    front_end = FrontEndManager().load_by_framework("pytorch")
+    model = front_end.convert(front_end.load(decoder))
+    model.reshape(list(shape))
+    return model
+
+
+@cache
+def _core() -> openvino.Core:
+    # A tenth of a second to import, and needed on processors only.
+    import openvino
+
+    return openvino.Core()
+
+
+def _configuration(compute: Compute) -> dict[str, str]:
+    return {
+        "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[compute.inference_precision],
+        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time on all threads
+        "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
+    }
