@@ -58,7 +58,7 @@ def predict(
     run = run if isinstance(run, Run) else Run.load(run)
     manifest, splits = Manifest.of(manifest), None if splits is None else Splits.of(splits)
     settings, decision = settings or PredictSettings(), run.decision()
-    _check_classes(run, manifest)
+    check_classes(run, manifest)
     if splits is None and out is None:
         raise SettingsError(
             "Predictions of a whole data set need a folder of their own.",
@@ -66,13 +66,13 @@ def predict(
             received="none, which would replace the predictions of the run's own test side",
             remedy="give --out",
         )
-    rows = _rows_to_score(run, manifest, splits)
+    rows = rows_to_score(run, manifest, splits)
     cache_folder = cache_dir or run.folder.parent / CACHE_FOLDER
     cache = cache_pixels(_on_canvas_of(run, manifest), cache_folder, run.preprocessing.input_px)
     scored, seconds = _score(run, cache, cache.rows_of(list(rows["image"])), cache_folder, settings)
     table = predictions_table(rows, scored, decision, settings.abstain)
     record = {
-        **_record(run, manifest, splits, settings),
+        **record_of_predictions(run, manifest, splits, settings),
         "seconds": seconds,
         "images_per_second": len(table) / seconds,
     }
@@ -101,7 +101,7 @@ def predict_once(
     return predict(run, manifest, splits, out, cache_dir, settings)
 
 
-def _rows_to_score(run: Run, manifest: Manifest, splits: Splits | None) -> pd.DataFrame:
+def rows_to_score(run: Run, manifest: Manifest, splits: Splits | None) -> pd.DataFrame:
     """Manifest rows with their side, repeat and fold, in path order."""
     seen = run.training_images()
     images = manifest.images.sort_values("image").assign(repeat=0)
@@ -146,7 +146,8 @@ def _check_unseen(run: Run, rows: pd.DataFrame, seen: pd.DataFrame, splits: Spli
         )
 
 
-def _check_classes(run: Run, manifest: Manifest) -> None:
+def check_classes(run: Run, manifest: Manifest) -> None:
+    """Raise RunError where the data has other classes than the run was trained on."""
     if list(manifest.classes) != run.record["classes"]:
         raise RunError(
             f"{run.folder} was trained on other classes.",
@@ -188,7 +189,8 @@ def _features(
     return computed_features(extractor, cache, rows.tolist())
 
 
-def _record(run: Run, manifest: Manifest, splits: Splits | None, settings: PredictSettings) -> Record:
+def record_of_predictions(run: Run, manifest: Manifest, splits: Splits | None, settings: PredictSettings) -> Record:
+    """Give what the predictions of a run say of themselves, but how long they took."""
     names = ("classes", "positive", "architecture", "display_name", "run_hash")
     return {
         **{name: run.record[name] for name in names},

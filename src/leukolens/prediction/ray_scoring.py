@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from leukolens.artifacts import Manifest, Record, Splits, write_json
 from leukolens.errors import RunError, SettingsError
-from leukolens.prediction.predict import _check_classes, _record, _rows_to_score
+from leukolens.prediction.predict import check_classes, record_of_predictions, rows_to_score
 from leukolens.prediction.shard_scoring import ShardScorer
 from leukolens.prediction.shards import SCORED_FILE, Shards, list_shards
 from leukolens.progress import progress
@@ -126,11 +126,11 @@ def _counted_try(shards: Shards, number: int) -> Iterator[None]:
 
 
 def _shards(run: Run, manifest: Manifest, splits: Splits | None, out: Path, settings: PredictSettings) -> Shards:
-    _check_classes(run, manifest)
-    record = _record(run, manifest, splits, settings)
+    check_classes(run, manifest)
+    record = record_of_predictions(run, manifest, splits, settings)
     names = ("run_hash", "decision_hash", "manifest_hash", "splits_hash", "tta", "abstain")
     made_of = {**{name: record[name] for name in names}, "images_per_shard": settings.shards.images_per_shard}
-    rows = _rows_to_score(run, manifest, splits)
+    rows = rows_to_score(run, manifest, splits)
     described = {"made_of": made_of, "predictions": record, "root": str(manifest.root)}
     return list_shards(rows, described, settings.shards.images_per_shard, out)
 

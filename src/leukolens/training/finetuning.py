@@ -43,7 +43,6 @@ from leukolens.processes import Processes, started_processes
 from leukolens.progress import Advance, logger, progress
 from leukolens.settings import TrainSettings
 from leukolens.training.batches import Batch, ShuffledBatches, TrainingImages, share_of, training_loader, validation_loader
-from leukolens.training.batches import PixelBatches as PixelBatches  # the benchmarks look for it here
 from leukolens.training.checkpoints import SafetensorsCheckpoints
 from leukolens.training.process_group import BACKENDS, summed
 from leukolens.training.selection import Epoch, Selection, class_weights, validation_epoch
