@@ -40,8 +40,9 @@ from leukolens.training.train import train
 FILES = ["decision.json", "epochs.csv", "key.json", "outliers.safetensors", "run.json", "training_images.csv",
          "weights.safetensors"]  # fmt: skip
 RECORD = {
-    "architecture", "best_epoch", "best_phase", "classes", "device", "display_name", "feature_seconds", "git_commit",
-    "hardware", "manifest_hash", "parameters", "phase", "positive", "precision", "preprocessing", "processes", "run_hash",
+    "architecture", "best_epoch", "best_phase", "classes", "device", "display_name", "engine", "feature_seconds", "git_commit",
+    "hardware", "inference_precision", "manifest_hash", "parameters", "phase", "positive", "precision", "preprocessing",
+    "processes", "run_hash",
     "seed", "settings", "source_document_accuracy", "split", "synthetic", "train_seconds", "validation_balanced_accuracy",
     "versions", "weights",
 }  # fmt: skip

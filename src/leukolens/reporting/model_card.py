@@ -219,6 +219,8 @@ def _reproduction(pieces: Pieces) -> Values | None:
         "seed": run.get("seed"),
         "device": run.get("device"),
         "precision": run.get("precision"),
+        "engine": run.get("engine"),
+        "inference_precision": run.get("inference_precision"),
         "versions": [f"{name} {version}" for name, version in wording.flatten(run.get("versions") or {})],
         "hardware": [f"{name}: {value}" for name, value in wording.flatten(run.get("hardware") or {})],
     }

@@ -106,6 +106,7 @@ class Task:
             "weights": self.weights.sha256 or self.weights.origin,
             "preprocessing": self.preprocessing.to_record(),
             "precision": self.compute.precision,
+            "asked_by": [self.compute.engine, self.compute.inference_precision],
         }
 
 
@@ -389,6 +390,8 @@ def record_of(task: Task) -> Record:
         "seed": task.settings.seed,
         "device": task.compute.device,
         "precision": task.compute.precision,
+        "engine": task.compute.engine,
+        "inference_precision": task.compute.inference_precision,
         "processes": started_processes().count,
         "git_commit": git_commit(),
         "versions": versions(),
