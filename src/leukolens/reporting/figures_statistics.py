@@ -99,7 +99,7 @@ def _paint_leak_alone(figure: Figure, record: Record, colours: Mapping[str, str]
     figure.suptitle("What a split by image adds", x=0.01, ha="left", fontsize=13, fontweight="bold")
     with_subjects = f" of {record['groups']:,} subject groups" if record.get("groups") else ""
     axes = _paint_leak(figure, record, colours, size=10)
-    axes.set_title(f"{record['images']:,} images{with_subjects}; same networks, settings and images, only the split differs",
+    axes.set_title(f"{record['images']:,} images{with_subjects}; only the split differs",
                    fontsize=9, loc="left", color="#555555")  # fmt: skip
 
 
