@@ -428,7 +428,7 @@ def _record(study: Study, task: Task, tta: bool, scores: Scores) -> Record:
         "kind": "network",
         "architecture": task.settings.architecture,
         "display_name": weights.architecture.display_name,
-        "trained_on": weights.trained_on,
+        "trained_on": weights.trained_on + (f" ({weights.note})" if weights.note else ""),
         "split_label": study.label,
         "optimistic": settings.strategy == "image" or study.splits[0].record["optimistic"],
         "synthetic": study.manifest.record["synthetic"],

@@ -90,6 +90,13 @@ def test_refusals_word_by_word():
     assert decision(quantile=0.3).refusals(scores, None, 0.5) == [None, "uncertain: no class fits", None]
 
 
+def test_caution_names_the_least_share_that_the_groups_allow():
+    assert decision().caution(0.5) is None
+    assert decision().caution(0.1) == (
+        "No image is answered: 0.1 wrong takes 9 subject groups in validation, which had 1; with these, 0.5 is the least."
+    )
+
+
 def test_refusals_of_three_classes():
     rule = decision(threshold=None, quantile=0.8, classes=CLASSES)
     scores = np.array([[0.3, 0.3, 0.4], [0.1, 0.45, 0.45], [0.15, 0.15, 0.7]])

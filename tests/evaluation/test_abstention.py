@@ -39,6 +39,17 @@ def test_risk_coverage_worked_by_hand():
     assert aurc(confidence, wrong) == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
 
 
+def test_refusals_of_the_predictions_are_counted():
+    refusal = pd.array([None, "unlike", "unlike", None], dtype="string")
+    rows = rows_of([0.9, 0.8, 0.2, 0.6], [1, 0, 0, 1], "test", refusal=refusal)
+    assert abstention_figures(rows, RECORD)["refusals"] == {
+        "answered": 0.5, "accuracy_answered": 1.0, "reasons": {"unlike": 2}}  # fmt: skip
+    rows["refusal"] = pd.array(["uncertain"] * 4, dtype="string")
+    assert abstention_figures(rows, RECORD)["refusals"] == {
+        "answered": 0.0, "accuracy_answered": None, "reasons": {"uncertain": 4}}  # fmt: skip
+    assert abstention_figures(rows.drop(columns="refusal"), RECORD)["refusals"] is None
+
+
 def test_images_of_one_confidence_move_together():
     confidence, wrong = np.array([0.9, 0.1 + 0.6, 0.7, 0.5]), np.array([False, True, False, True])
     curve = risk_coverage(confidence, wrong)

@@ -303,6 +303,31 @@ def test_an_older_cross_validation_says_nothing_of_pairs_within_folds(binary, tm
     assert "within folds" not in words(fold(text, "folds"))
 
 
+def test_weights_of_another_architecture_are_something_to_beware_of(binary, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(binary, folder)
+    record = json.loads((folder / "comparison.json").read_text())
+    for row in record["rows"]:
+        if row["model"] == "resnet50":
+            row["trained_on"] = "ImageNet-1k (stands in for ResNet-152: no such file)"
+    (folder / "comparison.json").write_text(json.dumps(record))
+    assert "ResNet-50 stands in for ResNet-152, whose weights were not to be had." in words(first_page(read(report(folder))[0]))
+
+
+def test_one_file_of_metrics_is_reported_beside_itself(other_tool):
+    assert report(other_tool / "metrics.json") == other_tool / "report.html"
+
+
+def test_refusals_of_the_predictions_are_told(other_tool, tmp_path):
+    metrics = json.loads((other_tool / "metrics.json").read_text())
+    metrics["sides"]["test"]["abstention"]["refusals"] = {
+        "answered": 0.25, "accuracy_answered": 0.9, "reasons": {"uncertain: a or b": 3}}  # fmt: skip
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    shown = words(fold(read(report(tmp_path))[0], "abstention"))
+    assert f"{percent(0.25)} are answered, {percent(0.9)} of them right. All other" in shown
+    assert "count every image. uncertain: a or b: 3." in shown
+
+
 def test_augmentation_is_named_in_every_table(binary, binary_page):
     text, _ = binary_page
     analysis = json.loads((binary / "crossval/subject/analysis.json").read_text())

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukolens.artifacts import Record
-from leukolens.decision.conformal import Conformal, fit_conformal
+from leukolens.decision.conformal import Conformal, fit_conformal, groups_needed
 from leukolens.decision.temperature import (
     HIGHEST_TEMPERATURE,
     LOWEST_TEMPERATURE,
@@ -117,6 +117,14 @@ class Decision:
             return reasons
         unlike = outlier_score > _LARGEST_OUTLIER_SCORE
         return [UNLIKE_TRAINING if strange else reason for strange, reason in zip(unlike, reasons, strict=True)]
+
+    def caution(self, alpha: float) -> str | None:
+        """Say that no image is answered at this `alpha`, where validation had too few subject groups; else None."""
+        groups, needed = self.conformal.groups, groups_needed(alpha)
+        if groups >= needed:
+            return None
+        return (f"No image is answered: {alpha:g} wrong takes {needed} subject groups in validation, which had {groups}; "
+                f"with these, {1 / (groups + 1):.2g} is the least.")  # fmt: skip
 
     def entry(self, repeat: int, fold: int) -> Record:
         """Give what a predictions record says, under `decisions`, of the decision behind the rows of one repeat and fold."""

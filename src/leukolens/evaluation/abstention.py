@@ -38,7 +38,7 @@ def abstention_figures(table: pd.DataFrame, record: Record) -> Record:
     Returns:
         `risk_coverage` (of the first repeat; see `risk_coverage`), `aurc`, `conformal` (see `conformal_figures`),
         `outliers` (`refused`: share of images with an outlier score above 1, `images`: how many have a score; None
-        where no score is known), `notes`.
+        where no score is known), `refusals` (see `_refusals`; None where the predictions refuse nothing), `notes`.
     """
     test = table[table["side"] == TEST]
     rows = table if test.empty else test
@@ -49,6 +49,7 @@ def abstention_figures(table: pd.DataFrame, record: Record) -> Record:
         "aurc": float(np.mean([aurc(*each) for each in repeats])),
         "conformal": conformal,
         "outliers": _outliers(rows),
+        "refusals": _refusals(rows, record),
         "notes": notes,
     }
 
@@ -174,6 +175,19 @@ def _outliers(rows: pd.DataFrame) -> dict[str, Any] | None:
     known = rows[rows["outlier_score"].notna()]
     refused = (known["outlier_score"] > 1).groupby(known["repeat"]).mean()
     return {"refused": float(refused.mean()), "images": int((known["repeat"] == known["repeat"].min()).sum())}
+
+
+def _refusals(rows: pd.DataFrame, record: Record) -> dict[str, Any] | None:
+    """Give what the predictions themselves left unanswered: `answered` (share), `accuracy_answered`, images by `reasons`."""
+    if "refusal" not in rows:
+        return None
+    scored, answered = scored_of(rows, record), rows["refusal"].isna().to_numpy(np.bool_)
+    right = scored.y_true == scored.y_pred
+    return {
+        "answered": float(answered.mean()),
+        "accuracy_answered": float(right[answered].mean()) if answered.any() else None,
+        "reasons": {str(reason): int(count) for reason, count in rows["refusal"].value_counts().items()},
+    }
 
 
 def _lack(test: bool, validation: bool) -> str:

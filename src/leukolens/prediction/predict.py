@@ -19,6 +19,7 @@ from leukolens.data.pixel_cache import PixelCache, cache_pixels
 from leukolens.errors import LeakError, RunError, SettingsError
 from leukolens.models.compute import tune_allocator
 from leukolens.prediction.table import Scored, predictions_table
+from leukolens.progress import logger
 from leukolens.settings import PredictSettings
 from leukolens.training.features import VIEWS, FeatureExtractor, TimedFeatures, computed_features, frozen_features
 from leukolens.training.head import linear_logits
@@ -70,6 +71,8 @@ def predict(
     cache_folder = cache_dir or run.folder.parent / CACHE_FOLDER
     cache = cache_pixels(_on_canvas_of(run, manifest), cache_folder, run.preprocessing.input_px)
     scored, seconds = _score(run, cache, cache.rows_of(list(rows["image"])), cache_folder, settings)
+    if settings.abstain is not None and (caution := decision.caution(settings.abstain)):
+        logger.warning("%s", caution)
     table = predictions_table(rows, scored, decision, settings.abstain)
     record = {
         **record_of_predictions(run, manifest, splits, settings),

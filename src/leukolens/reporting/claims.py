@@ -6,6 +6,7 @@ analysis.json and leak.json claim and no more: where no interval could be drawn,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from leukolens.reporting.wording import (
     percent_interval,
     sentence,
 )
+
+# The note that `models.weights` gives weights of another architecture.
+_STAND_IN = re.compile(r"stands in for [^:)]+")
 
 
 def how_sure(results: Results, study: Study, chosen: Model | None) -> Iterator[str]:
@@ -211,3 +215,5 @@ def _beware_of_weights(results: Results) -> Iterator[str]:
     for trained_on, titles in started.items():
         if not knows_imagenet(trained_on):
             yield f"{listing(titles)}: not started from ImageNet weights, as is usual, but trained on: {trained_on}."
+        if replaced := _STAND_IN.search(trained_on):
+            yield f"{listing(titles)} {replaced[0]}, whose weights were not to be had."

@@ -219,6 +219,7 @@ def _abstention(networks: Sequence[Model], shown: Model, colours: Mapping[str, s
         "conformal": shown.side["abstention"]["conformal"],
         "is_by_group": any("covered_by_group" in each for each in shown.side["abstention"]["conformal"]),
         "outliers": outliers,
+        "refusals": shown.side["abstention"].get("refusals"),
         "notes": shown.side["abstention"]["notes"],
     }
 

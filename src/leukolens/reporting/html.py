@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from leukolens.artifacts import REPORT_FILE, write_text
+from leukolens.artifacts import METRICS_FILE, REPORT_FILE, write_text
 from leukolens.reporting import wording
 from leukolens.reporting.figures_statistics import LEAK_PICTURE_FILE, write_leak
 from leukolens.reporting.results import read_results
@@ -27,7 +27,8 @@ def report(results: Path | str) -> Path:
     """Write RESULTS/report.html.
 
     Args:
-        results: folder with comparison.json, or any folder that holds metrics.json somewhere below, or in itself.
+        results: folder with comparison.json, or any folder that holds metrics.json somewhere below, or in itself; or a
+            metrics.json.
 
     Returns:
         Path of the page. Pieces that are absent are named on it.
@@ -35,7 +36,8 @@ def report(results: Path | str) -> Path:
     Raises:
         ArtifactError: the folder holds no evaluated model, a file in it is damaged, or an older leukolens evaluated it.
     """
-    read = read_results(Path(results))
+    path = Path(results)
+    read = read_results(path.parent if path.name == METRICS_FILE else path)
     text = _environment().get_template(TEMPLATE).render(page(read))
     path = read.folder / REPORT_FILE
     write_text(path, text)
