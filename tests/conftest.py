@@ -41,6 +41,15 @@ class Cohort:
     cache: Path
 
 
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before() -> Iterator[None]:
+    """A Ray worker that a test builds in this process sets its threads, and sums in another order from then on."""
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """Read only: tests that train write elsewhere and share the cache."""

@@ -88,7 +88,7 @@ def test_record_says_what_it_is(out: Path, cohort: Any) -> None:
     assert record["split_label"] == f"cross-validated by subject, {FOLDS} folds × {REPEATS} seeds"
     assert (record["folds"], record["repeats"], record["seed"]) == (FOLDS, REPEATS, 4)
     assert record["manifest_hash"] == cohort.manifest.content_hash
-    assert record["trained_on"] == "nothing: random weights"
+    assert record["trained_on"] == "nothing: random weights (asked for: --weights none)"
     assert record["images_per_second"] > 0
     assert record["seconds"] >= record["train_seconds"] > 0
 

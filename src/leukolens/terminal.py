@@ -43,7 +43,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         for note in (figures.get("intervals", {}).get("note"), *figures["notes"]):
             if note:
                 console.print(f"{side}: {note}", style="dim", markup=False)
-        if refusals := figures["abstention"]["refusals"]:
+        if refusals := figures.get("abstention", {}).get("refusals"):
             right = refusals["accuracy_answered"]
             of_these = "" if right is None else f", {100 * right:.1f} % of them right"
             console.print(f"{side}: {100 * refusals['answered']:.1f} % of the images are answered{of_these}; the figures "
