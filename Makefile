@@ -32,7 +32,7 @@ test-fast: $(STAMP)  ## Run the tests that take less than about ten seconds each
 	$(BIN)/python -m pytest -q -m "not slow"
 
 lint: $(STAMP)  ## ruff, mypy strict, import-linter
-	$(BIN)/ruff check src tests docs benchmarks
+	$(BIN)/ruff check src tests docs benchmarks experiments
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -1,15 +1,17 @@
 """Does the data path keep up? Image files into the pixel cache against plain Pillow, and how long training waits for batches.
 
 In: nothing but a number of phantom cells (450 x 450 BMP). Out: figures on standard output. Writes: results/data_path.json
-beside this file; cells and cache lie in a temporary folder.
+beside this file (what is not measured anew is kept); cells and cache lie in a temporary folder.
 
 Cold: images per second on as many threads as there are processors, each way in processes of its own, A B C D A B C D in
-turn, medians: Pillow (open, convert, crop, resize), leukolens' pixels (decode, hash check, canvas, resize), both into memory;
-leukolens' cache (the same, written and flushed to disk) and index (decode, two hashes, area, colour). Every cached pixel is
-compared with Pillow's. Warm: the share of a training step that passes in asking for the next batch.
+turn, medians: Pillow (open, convert, crop, resize) and leukolens' pixels (decode, hash check, canvas, resize), both into one
+array in memory; leukolens' cache (the same, written and flushed to disk) and index (decode, two hashes, area, colour). Every
+cached pixel is compared with Pillow's. Warm: the share of a training step that passes in asking for the next batch.
 
-    python benchmarks/data_path.py                       # 2 minutes
-    python benchmarks/data_path.py --cells 60 --steps 3  # a smoke test
+    python benchmarks/data_path.py                              # 4 minutes
+    python benchmarks/data_path.py --rounds 0                   # only how long training waits
+    python benchmarks/data_path.py --steps 0                    # only image files into pixels
+    python benchmarks/data_path.py --cells 60 --rounds 1 --steps 3 --out FILE  # a smoke test
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,15 +34,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from leukolens.artifacts import MANIFEST_FILE, Manifest, Record, write_json
+from leukolens.artifacts import MANIFEST_FILE, Manifest, Record, read_json, write_json
 from leukolens.data.augmentation import augment
-from leukolens.data.fingerprints import hash_content, take_fingerprints
+from leukolens.data.fingerprints import take_fingerprints
+from leukolens.data.indexed import indexed_images, read_indexed
 from leukolens.data.manifest import index
 from leukolens.data.phantom import phantom
 from leukolens.data.pixel_cache import cache_pixels
-from leukolens.data.preprocessing import Preprocessing, read_pixels
+from leukolens.data.preprocessing import Preprocessing
 from leukolens.data.threads import in_order
-from leukolens.models.architectures import find_architecture
+from leukolens.models.architectures import FIVE_ARCHITECTURES, find_architecture
 from leukolens.models.classifier import build_classifier
 from leukolens.models.compute import Compute, choose_compute, tune_allocator
 from leukolens.models.weights import find_weights
@@ -64,16 +67,21 @@ def cold(manifest: Manifest, folder: Path, rounds: int) -> Record:
     """Images per second of each way, medians over rounds, and how far cached pixels are from Pillow's."""
     manifest.save(folder / MANIFEST_FILE)
     speeds: dict[str, list[float]] = {name: [] for name in WAYS}
+    works: dict[str, list[float]] = {name: [] for name in WAYS}
     for _, name in itertools.product(range(rounds), WAYS):
         command = [sys.executable, __file__, "--way", name, "--folder", str(folder)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
-        speeds[name].append(float(done.stdout))
-    apart = np.abs(cache_pixels(manifest, folder / "compared", INPUT_PX).pixels.astype(np.int16) - _by_pillow(manifest))
+        speed, work = map(float, done.stdout.split())
+        speeds[name].append(speed)
+        works[name].append(work)
+    ours = cache_pixels(manifest, folder / "compared", Preprocessing(manifest.canvas_px, INPUT_PX)).pixels
+    apart = np.abs(ours.astype(np.int16) - np.stack(list(_by_pillow(manifest))))
     return {
         "images": len(manifest.images),
         "threads": os.cpu_count(),
         "images_per_second": {name: statistics.median(each) for name, each in speeds.items()},
         "all_rounds": speeds,
+        "processor_microseconds_per_image": {name: statistics.median(each) for name, each in works.items()},
         "ratio_to_pillow": {
             name: statistics.median(ours / plain for ours, plain in zip(each, speeds["pillow"], strict=True))
             for name, each in speeds.items()
@@ -83,23 +91,25 @@ def cold(manifest: Manifest, folder: Path, rounds: int) -> Record:
     }
 
 
-def one_way(name: str, folder: Path) -> float:
-    """Median images per second of some passes over all images, in this process."""
+def one_way(name: str, folder: Path) -> tuple[float, float]:
+    """Medians over some passes over all images, in this process: images per second, processor microseconds per image."""
     manifest = Manifest.load(folder)
     paths = [manifest.root / image for image in manifest.images["image"]]
+    place_for_all = np.empty((len(paths), INPUT_PX, INPUT_PX, 3), np.uint8)
     ways: dict[str, Callable[[Path], Any]] = {
-        "pillow": lambda _: _by_pillow(manifest),
-        "pixels": lambda _: _checked_pixels(manifest),
+        "pillow": lambda _: _lay_down(_by_pillow(manifest), place_for_all),
+        "pixels": lambda _: _lay_down(_checked_pixels(manifest), place_for_all),
         "index": lambda _: list(take_fingerprints(paths, _MAX_PIXELS, os.cpu_count() or 1)),
-        "cache": lambda place: cache_pixels(manifest, place, INPUT_PX),
+        "cache": lambda place: cache_pixels(manifest, place, Preprocessing(manifest.canvas_px, INPUT_PX)),
     }
-    seconds = []
+    seconds, works = [], []
     for _ in range(_PASSES):
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             ways[name](Path(place))
             seconds.append(time.perf_counter() - began)
-    return len(paths) / statistics.median(seconds)
+            works.append(time.process_time() - used)
+    return len(paths) / statistics.median(seconds), statistics.median(works) / len(paths) * 1e6
 
 
 def waiting(pixels: Pixels, architecture: str, steps: int) -> Record:
@@ -128,7 +138,12 @@ def waiting(pixels: Pixels, architecture: str, steps: int) -> Record:
     }
 
 
-def _by_pillow(manifest: Manifest) -> Pixels:
+def _lay_down(pictures: Iterable[Pixels], place: Pixels) -> None:
+    for row, pixels in enumerate(pictures):
+        place[row] = pixels
+
+
+def _by_pillow(manifest: Manifest) -> Iterable[Pixels]:
     """What a plain script would do, on as many threads as there are processors."""
     height_px, width_px = manifest.record["canvas_px"]
 
@@ -138,23 +153,13 @@ def _by_pillow(manifest: Manifest) -> Pixels:
             return np.asarray(cropped.resize((INPUT_PX, INPUT_PX), Image.Resampling.BILINEAR))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.stack(list(pool.map(read, manifest.images["image"])))
+        yield from pool.map(read, manifest.images["image"])
 
 
-def _checked_pixels(manifest: Manifest) -> Pixels:
+def _checked_pixels(manifest: Manifest) -> Iterable[Pixels]:
     """What filling the cache computes, without the file."""
-    height_px, width_px = manifest.record["canvas_px"]
-    preprocessing = Preprocessing((height_px, width_px), INPUT_PX)
-
-    def read(row: tuple[str, str]) -> Pixels:
-        image, content_hash = row
-        trimmed = read_pixels(manifest.root / image, _MAX_PIXELS).trimmed
-        if hash_content(trimmed) != content_hash:
-            raise ValueError(f"{image} has changed while it was measured")
-        return preprocessing.apply(trimmed)
-
-    rows = zip(manifest.images["image"], manifest.images["content_hash"], strict=True)
-    return np.stack(list(in_order(read, rows)))
+    preprocessing = Preprocessing(manifest.canvas_px, INPUT_PX)
+    return in_order(lambda row: preprocessing.apply(read_indexed(manifest.root, row)), indexed_images(manifest.images))
 
 
 def _training_step(settings: TrainSettings, compute: Compute) -> Callable[[torch.Tensor, torch.Tensor], None]:
@@ -187,34 +192,46 @@ def _enlarged(pixels: Pixels, path: Path) -> Pixels:
     return mapped
 
 
-def measure(cells: int, rounds: int, steps: int, architectures: Sequence[str]) -> Record:
-    """Draw cells in a temporary folder and measure both halves of the path."""
+def measure(options: argparse.Namespace) -> Record:
+    """Draw cells in a temporary folder and measure both halves of the path, or the one of which there are any rounds."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        root = phantom(folder, PhantomSettings(cells=cells, subjects=max(6, cells // _CELLS_PER_SUBJECT)))
-        manifest = index(root)
+        subjects = max(12, options.cells // _CELLS_PER_SUBJECT)
+        manifest = index(phantom(folder, PhantomSettings(cells=options.cells, subjects=subjects)))
         square = manifest.images[manifest.images["width_px"] == manifest.record["canvas_px"][1]]
         manifest = Manifest(square.reset_index(drop=True), manifest.record)
-        found = cold(manifest, folder, rounds)
-        cached = cache_pixels(manifest, folder / "cache", INPUT_PX).pixels
+        found = {"cold": cold(manifest, folder, options.rounds)} if options.rounds else {}
+        if not options.steps:
+            return found
+        cached = cache_pixels(manifest, folder / "cache", Preprocessing(manifest.canvas_px, INPUT_PX)).pixels
         large = _enlarged(cached, folder / "large.npy")
         tune_allocator()  # as every verb that trains does first
-        waits = {name: waiting(large, name, steps) for name in architectures}
-    return {"cold": found, "training": waits, "hardware": hardware(), "versions": versions()}
+        return {**found, "training": {name: waiting(large, name, options.steps) for name in options.architectures}}
+
+
+def _merged(then: Record, now: Record) -> Record:
+    """What was measured now over what was measured before."""
+    training = {**then.get("training", {}), **now.get("training", {})}
+    return {**then, **now, "training": training, "hardware": hardware(), "versions": versions()}
 
 
 def _lines(found: Record) -> list[str]:
-    cold_ones, speeds = found["cold"], found["cold"]["images_per_second"]
+    lines = [
+        f"{name}: step {each['seconds_per_step'] * 1e3:.0f} ms ({each['precision']}), waiting "
+        f"{each['seconds_waiting'] * 1e3:.1f} ms, {each['share_waiting']:.2%}"
+        for name, each in found["training"].items()
+    ]
+    if (cold_ones := found.get("cold")) is None:
+        return lines
+    speeds, ratios = cold_ones["images_per_second"], cold_ones["ratio_to_pillow"]
     return [
         f"{cold_ones['images']} images, {cold_ones['threads']} threads, images/s: "
         + ", ".join(f"{name} {speed:.0f}" for name, speed in speeds.items()),
-        "over Pillow: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in cold_ones["ratio_to_pillow"].items()),
+        "over Pillow: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()),
+        "processor microseconds per image: "
+        + ", ".join(f"{name} {work:.0f}" for name, work in cold_ones["processor_microseconds_per_image"].items()),
         f"largest difference of a pixel from Pillow: {cold_ones['largest_difference_from_pillow']}",
-        *(
-            f"{name}: step {each['seconds_per_step'] * 1e3:.0f} ms ({each['precision']}), waiting "
-            f"{each['seconds_waiting'] * 1e3:.1f} ms, {each['share_waiting']:.2%}"
-            for name, each in found["training"].items()
-        ),
+        *lines,
     ]
 
 
@@ -223,16 +240,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--architectures", nargs="+", default=["alexnet", "efficientnet_b0"])
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--architectures", nargs="+", default=list(FIVE_ARCHITECTURES))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.way:
-        sys.stdout.write(f"{one_way(options.way, options.folder)}\n")
+        sys.stdout.write("{} {}\n".format(*one_way(options.way, options.folder)))
         return
-    found = measure(options.cells, options.rounds, options.steps, options.architectures)
+    found = _merged(read_json(options.out) if options.out.is_file() else {}, measure(options))
     write_json(options.out, found)
     sys.stdout.write("\n".join(_lines(found)) + f"\nwritten: {options.out}\n")
 

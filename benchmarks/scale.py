@@ -6,7 +6,9 @@ measured anew are kept) and docs/images/scale.png; cells, caches and results lie
 The cells are variants of 240 phantom cells: each is one of them, flipped or turned, with noise of up to 3 grey levels, as a
 450 x 450 BMP of its own. No two are equal, and each costs what a cell of C-NMC costs to read, hash, resize and compute.
 Weights are random: they cost the same. Peak memory is the largest resident memory of the stage's process, libraries and
-mapped files included.
+mapped files included. Beside the seconds on the clock stand those that all processors spent on the stage, which other work on
+the machine hardly changes. Linux counts the peak of a new process from that of the one that started it:
+`memory_at_start_gib` is the least that can be seen.
 
     python benchmarks/scale.py                  # 12 minutes
     python benchmarks/scale.py --sizes 1000     # 1 minute
@@ -29,6 +31,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
 from leukolens.artifacts import Record, read_json, write_json
@@ -53,6 +56,7 @@ _NOISE_LEVELS = 3
 _DARKEST_CELL = 13  # noise must not turn a cell into background
 _SUBJECTS = 20  # at every size: more cells, not more folds
 _COLOURS = ("#0b5394", "#38761d", "#b45f06", "#7f3f98", "#990000", "#444444")
+_MARKERS = ("o", "s", "^", "v", "D", "P")
 
 
 def write_cells(root: Path, cells: int) -> Path:
@@ -119,8 +123,10 @@ def _index(folder: Path) -> None:
 def _cache(folder: Path) -> None:
     from leukolens.artifacts import Manifest
     from leukolens.data.pixel_cache import cache_pixels
+    from leukolens.data.preprocessing import Preprocessing
 
-    cache_pixels(Manifest.load(folder / "results"), folder / "cache", INPUT_PX)
+    manifest = Manifest.load(folder / "results")
+    cache_pixels(manifest, folder / "cache", Preprocessing(manifest.canvas_px, INPUT_PX))
 
 
 def _features(folder: Path, architecture: str) -> None:
@@ -174,10 +180,11 @@ def _in_a_process(stage: str, folder: Path) -> Record:
 
 def _run_stage(stage: str, folder: Path) -> None:
     before = peak_memory_gib()
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     stages()[stage](folder)
     record = {
         "seconds": time.perf_counter() - began,
+        "processor_seconds": time.process_time() - used,
         "peak_memory_gib": peak_memory_gib(),
         "memory_at_start_gib": before,
     }
@@ -187,31 +194,34 @@ def _run_stage(stage: str, folder: Path) -> None:
 def draw(results: Record, path: Path) -> None:
     """Draw seconds (both axes logarithmic) and peak memory of every stage over the number of cells."""
     sizes = sorted(map(int, results["sizes"]))
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
     times, memories = figure.subplots(1, 2)
-    for colour, stage in zip(_COLOURS, results["sizes"][str(sizes[0])], strict=True):
+    for colour, marker, stage in zip(_COLOURS, _MARKERS, results["sizes"][str(sizes[0])], strict=True):
         rows = [results["sizes"][str(size)][stage] for size in sizes]
-        times.plot(sizes, [row["seconds"] for row in rows], "o-", color=colour, label=stage)
-        memories.plot(sizes, [row["peak_memory_gib"] for row in rows], "o-", color=colour, label=stage)
+        # Hollow, because index and cache lie on each other.
+        look = {"color": colour, "marker": marker, "markerfacecolor": "none", "markersize": 8}
+        times.plot(sizes, [row["seconds"] for row in rows], label=stage, **look)
+        memories.plot(sizes, [row["peak_memory_gib"] for row in rows], **look)
     slope = np.array([sizes[0], sizes[-1]])
-    times.plot(slope, slope / sizes[0] * 0.35, color="#999999", linestyle="--", label="proportional to cells")
+    times.plot(slope, slope / sizes[0] * 0.25, color="#999999", linestyle="--", label="proportional to cells")
     times.set(xscale="log", yscale="log", xlabel="cells", ylabel="seconds", title="Time")
+    times.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     memories.set(xscale="log", ylim=(0, None), xlabel="cells", ylabel="GiB", title="Peak memory of the process")
     for axes in (times, memories):
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    times.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
 
 def _lines(results: Record) -> list[str]:
-    lines = [f"{'stage':<26}{'cells':>8}{'seconds':>10}{'ms/cell':>9}{'GiB':>7}"]
+    lines = [f"{'stage':<26}{'cells':>8}{'seconds':>10}{'processor s':>13}{'ms/cell':>9}{'GiB':>7}"]
     for size, found in results["sizes"].items():
         lines += [
-            f"{stage:<26}{int(size):>8,}{row['seconds']:>10.1f}{row['seconds'] / int(size) * 1e3:>9.2f}"
-            f"{row['peak_memory_gib']:>7.2f}"
+            f"{stage:<26}{int(size):>8,}{row['seconds']:>10.1f}{row['processor_seconds']:>13.1f}"
+            f"{row['seconds'] / int(size) * 1e3:>9.2f}{row['peak_memory_gib']:>7.2f}"
             for stage, row in found.items()
         ]
     return lines

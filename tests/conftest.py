@@ -18,6 +18,7 @@ from cohort import build_cohort
 from leukolens.artifacts import Manifest, Splits
 from leukolens.data.manifest import index
 from leukolens.data.pixel_cache import PixelCache, cache_pixels
+from leukolens.data.preprocessing import Preprocessing
 from leukolens.data.splits import split
 from leukolens.models.architectures import find_architecture
 from leukolens.models.classifier import Classifier, build_classifier
@@ -85,7 +86,7 @@ def finetuned_run(cohort: Cohort, tiny: TrainSettings, tmp_path_factory: pytest.
 @pytest.fixture(scope="session")
 def pixels(cohort: Cohort) -> PixelCache:
     """The cohort at 32 x 32 px."""
-    return cache_pixels(cohort.manifest, cohort.cache, 32)
+    return cache_pixels(cohort.manifest, cohort.cache, Preprocessing(cohort.manifest.canvas_px, 32))
 
 
 @pytest.fixture
@@ -97,8 +98,6 @@ def random_weights() -> Callable[[str], PretrainedWeights]:
 @pytest.fixture
 def tiny_classifier(cohort: Cohort, random_weights: Callable[[str], PretrainedWeights]) -> Classifier:
     """A tiny network for two classes, its head not zero."""
-    from leukolens.data.preprocessing import Preprocessing
-
     weights = random_weights(TINY_RESNET)
     built = build_classifier(weights, Preprocessing((48, 48), 32, weights.mean, weights.std), 2, dropout=0.2, seed=0)
     torch.nn.init.normal_(built.head.weight, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import pytest
@@ -20,9 +20,11 @@ import leukolens
 from cohort import build_cohort, draw_cell, write_image
 from leukolens import cli
 from leukolens.artifacts import Manifest, Predictions, Splits, hash_file, read_json
+from leukolens.errors import RunError
+from leukolens.settings import InputSettings, Settings, TrainSettings
 from leukolens.training.runs import Run
 
-VERBS = ["index", "split", "train", "predict", "evaluate", "report", "compare", "crossval", "phantom"]
+VERBS = ["index", "split", "train", "predict", "explain", "evaluate", "report", "compare", "crossval", "phantom", "export"]
 SLOW_LIBRARIES = ["torch", "torchvision", "timm", "lightning", "sklearn", "pandas", "numpy", "pyarrow", "matplotlib", "PIL"]
 TINY = {"weights": "none", "input_px": 32, "head_epochs": 20, "finetune_epochs": 1, "batch_size": 8, "device": "cpu"}
 SECONDS_TO_WAIT = 120
@@ -164,6 +166,10 @@ def test_compare_finds_a_wrong_name_before_it_reads_an_image(run_leukolens: Leuk
         (["split", "--strategy", "file"], "strategy 'file' and a split file go together"),
         (["train", "--input-px", "8"], "^error: input_px"),
         (["train", "--epochs", "-1"], "^error: finetune_epochs"),
+        (["train", "--crop", "centre"], "crop 'centre' and crop_px go together: give both or neither"),
+        (["crossval", "--crop", "cell", "--crop-px", "40"], "crop 'centre' and crop_px go together: give both or neither"),
+        (["train", "--crop", "centre", "--crop-px", "20"], r"^error: input\.crop_px"),
+        (["train", "--crop", "centre", "--crop-px", "49", "--weights", "none"], "The canvas has no central square of 49 px"),
         (["index", "--canvas", "450"], "^error: canvas_px"),
         (["index", "--canvas", "450xwide"], r"^error: canvas_px\.1"),
     ],
@@ -271,6 +277,53 @@ def test_flags_of_index_reach_the_manifest(run_leukolens: Leukolens, tmp_path: P
     ]
 
 
+@pytest.mark.parametrize("verb", ["train", "crossval", "compare"])
+def test_crop_and_colours_reach_the_settings(
+    run_leukolens: Leukolens, cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    given: list[TrainSettings] = []
+
+    def keep(*arguments: Any) -> NoReturn:
+        settings = next(each for each in arguments if isinstance(each, Settings))
+        given.append(settings if isinstance(settings, TrainSettings) else settings.train)
+        raise RunError("seen", expected="", received="", remedy="")
+
+    monkeypatch.setattr(f"leukolens.{'training.train' if verb == 'train' else 'pipeline'}.{verb}", keep)
+    inner = {"input": {"crop": "centre", "crop_px": 40, "colour": "grey"}, "augmentation": {"hed_shift": 0.2}}
+    config = write_config(tmp_path / "s.yaml", inner if verb == "train" else {"train": inner})
+    folder = cohort.cells if verb == "compare" else cohort.results
+    run_leukolens(verb, folder, "--out", tmp_path / "out", "--crop", "cell", "--colour", "constancy")
+    run_leukolens(verb, folder, "--out", tmp_path / "out", "--config", config, "--crop-px", 44)
+    run_leukolens(verb, folder, "--out", tmp_path / "out")
+    assert [each.input for each in given] == [
+        InputSettings(crop="cell", colour="constancy"),
+        InputSettings(crop="centre", crop_px=44, colour="grey"),
+        InputSettings(),
+    ]
+    assert [each.augmentation.hed_shift for each in given] == [0, 0.2, 0]
+
+
+def test_what_is_trained_and_from_where_reach_the_settings(
+    run_leukolens: Leukolens, cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def keep(*arguments: Any) -> NoReturn:
+        given.append(next(each for each in arguments if isinstance(each, Settings)))
+        raise RunError("seen", expected="", received="", remedy="")
+
+    monkeypatch.setattr("leukolens.training.train.train", keep)
+    monkeypatch.setattr("leukolens.pipeline.crossval", keep)
+    run_leukolens("train", cohort.results, "--trainable", "last_block", "--start-from", tmp_path)
+    assert (given[0].trainable, given[0].start_from) == ("last_block", tmp_path)
+    # A cross-validation fine-tunes where its file says so, and where nobody does it leaves the backbone frozen.
+    config = write_config(tmp_path / "s.yaml", {"train": {"finetune_epochs": 2, "ema_decay": 0.9}})
+    for flags in (["--config", config], ["--config", config, "--epochs", 1], []):
+        run_leukolens("crossval", cohort.results, "--out", tmp_path / "out", *flags)
+    assert [each.train.finetune_epochs for each in given[1:]] == [2, 1, 0]
+    assert [each.train.ema_decay for each in given[1:]] == [0.9, 0.9, 0]
+
+
 def test_strict_stops_at_the_first_unusable_file(run_leukolens: Leukolens, tmp_path: Path) -> None:
     cells = build_cohort(tmp_path / "cells", 2, 2)
     (cells / "training_data" / "fold_1" / "all" / "UID_1_9_1_all.bmp").write_bytes(b"")
@@ -301,6 +354,46 @@ def test_all_images_of_another_data_set_are_scored(run_leukolens: Leukolens, hea
     assert outcome.out.startswith("8 images, ")
     assert set(Predictions.load(tmp_path / "scores").table["side"]) == {"test"}
     assert not (head_run.folder / "predictions.parquet").exists()
+
+
+def test_phantom_like_a_published_set_takes_no_counts(run_leukolens: Leukolens, tmp_path: Path) -> None:
+    outcome = run_leukolens("phantom", tmp_path / "cells", "--like", "c-nmc-2019", "--cells", 100)
+    assert outcome.status == 1
+    assert "a phantom like c-nmc-2019 has its cells and subjects: leave cells and subjects out." in outcome.err
+    assert not (tmp_path / "cells").exists()
+
+
+# Bundles
+
+
+def test_bundle_is_made_and_scores_by_the_engine_that_is_named(
+    run_leukolens: Leukolens, head_run: Run, cohort: Any, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    outcome = run_leukolens("export", head_run.folder, "--manifest", cohort.results, "--format", "openvino", "--out", bundle)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.splitlines()[0].startswith("bundle of test_resnet, hash ")
+    assert outcome.out.splitlines()[1].startswith("openvino: 0 of ")
+    assert outcome.out.splitlines()[-3:] == [
+        f"written: {bundle / name}" for name in ("bundle.json", "export.json", "network.xml")
+    ]
+    scored = run_leukolens("predict", bundle, cohort.results, "--engine", "openvino", "--out", tmp_path / "scores")
+    assert scored.status == 0, scored.err
+    assert Predictions.load(tmp_path / "scores").record["engine"] == "openvino"
+    assert_error(
+        run_leukolens("predict", bundle, cohort.results, "--engine", "int8", "--out", tmp_path / "scores"),
+        "There is no network for the engine int8 here",
+    )
+
+
+def test_export_that_fails_leaves_nothing(
+    run_leukolens: Leukolens, head_run: Run, cohort: Any, tmp_path: Path
+) -> None:
+    command = ("export", head_run.folder, "--manifest", cohort.results, "--out", tmp_path / "bundle")
+    assert_error(run_leukolens(*command, "--format", "litert"), "LiteRT files cannot be written here")
+    assert_error(run_leukolens(*command, "--cells", 0), "cells: Input should be greater than 0")
+    assert_error(run_leukolens(*command, "--format", "keras"), r"formats\.0: Input should be 'onnx', 'openvino', 'int8' or 'litert'")
+    assert list(tmp_path.iterdir()) == []
 
 
 # Ctrl-C

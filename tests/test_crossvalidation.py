@@ -19,7 +19,7 @@ from leukolens.decision.validation import ValidationScores
 from leukolens.errors import RunError, SettingsError, SplitError
 from leukolens.models.classifier import Classifier
 from leukolens.prediction.predict import predict
-from leukolens.settings import CrossvalSettings, DecisionSettings, TrainSettings
+from leukolens.settings import CrossvalSettings, DecisionSettings, InputSettings, PredictSettings, TrainSettings
 from leukolens.training.features import to_levels, turned
 from leukolens.training.head import fit_head
 from leukolens.training.train import train
@@ -344,6 +344,14 @@ def test_feature_table_is_that_of_the_frozen_backbone_and_shares_the_cache(
     assert two.index.tolist() == some
 
 
+def test_features_of_another_treatment_are_computed_of_other_pixels(cohort: Any, settings: CrossvalSettings) -> None:
+    plain = frozen_feature_table(cohort.manifest, TINY_RESNET, settings.train, cohort.cache)
+    cell = settings.train.model_copy(update={"input": InputSettings(crop="cell")})
+    cropped = frozen_feature_table(cohort.manifest, TINY_RESNET, cell, cohort.cache)
+    assert cropped.index.equals(plain.index)
+    assert float((cropped - plain).abs().max().max()) > 0.01
+
+
 def test_folder_names_hold_no_separators() -> None:
     assert folder_name("timm:hf_hub:x/y") == "timm_hf_hub_x_y"
     assert folder_name("resnet50") == "resnet50"
@@ -355,3 +363,37 @@ def test_cache_lies_beside_the_folder_unless_told_otherwise(
     few = settings.model_copy(update={"repeats": 1, "tta": False})
     cross_validate(str(cohort.results), str(tmp_path / "cv"), few)
     assert len(list((tmp_path / "cache").glob("features-*"))) == 1
+
+
+# Options of the training
+
+
+def test_heads_on_all_views_are_those_that_train_fits(cohort: Any, settings: CrossvalSettings, tmp_path: Path) -> None:
+    options = {"head_views": 8, "head_solver": "lbfgs", "pooling": "max_mean"}
+    wanted = settings.model_copy(update={"repeats": 1, "train": settings.train.model_copy(update=options)})
+    found = cross_validate(cohort.manifest, tmp_path / "cv", wanted, cohort.cache)
+    splits = Splits.load(tmp_path / "cv" / "splits-0.parquet")
+    own = wanted.train.model_copy(update={"architecture": TINY_RESNET, "seed": 4, "fold": 1})
+    run = train(cohort.manifest, splits, tmp_path / "run", own, cohort.cache)
+    for name, tta in ((RESNET, False), (f"{RESNET}+tta", True)):
+        alone = predict(run, cohort.manifest, splits, tmp_path / name, cohort.cache, PredictSettings(tta=tta)).table
+        rows = found[name].table[found[name].table["fold"] == 1].reset_index(drop=True)
+        np.testing.assert_allclose(scores_of(rows), scores_of(alone), atol=1e-4)
+        # Eight views were computed, and each counts once.
+        assert found[name].record["seconds"] == pytest.approx(found[RESNET].record["seconds"])
+
+
+def test_fine_tuned_folds_take_every_option(cohort: Any, settings: CrossvalSettings, tmp_path: Path) -> None:
+    options = {"finetune_epochs": 2, "batch_size": 32, "swa_epochs": 2, "mixup_alpha": 0.2, "label_smoothing": 0.1,
+               "pooling": "gem", "head_solver": "lbfgs"}  # fmt: skip
+    wanted = settings.model_copy(update={"repeats": 1, "tta": False, "train": settings.train.model_copy(update=options)})
+    found = cross_validate(cohort.manifest, tmp_path / "cv", wanted, cohort.cache)
+    assert np.isfinite(scores_of(found[RESNET].table)).all()
+    record = read_json(tmp_path / "cv" / RESNET / "repeat-0" / "fold-2" / "run.json")
+    assert record["settings"] | options == record["settings"]
+
+
+def test_settings_that_do_not_name_epochs_keep_the_backbone_frozen() -> None:
+    assert CrossvalSettings.model_validate({"train": {"dropout": 0.1}}).train.finetune_epochs == 0
+    assert CrossvalSettings.model_validate({"train": {"finetune_epochs": 4}}).train.finetune_epochs == 4
+    assert CrossvalSettings(train=TrainSettings()).train.finetune_epochs == TrainSettings().finetune_epochs

@@ -15,17 +15,19 @@ import numpy as np
 from contenders.measuring import MANIFEST_FILE, Clock, Job, Measured, run, timed
 from leukolens.artifacts import Manifest
 from leukolens.data.pixel_cache import cache_pixels
+from leukolens.data.preprocessing import Preprocessing
 
 
 def data_cold(job: Job) -> Measured:
     """Fill the pixel cache from image files: decode, check the hash, canvas, resize, write."""
     manifest = Manifest.load(job.work / MANIFEST_FILE)
+    preprocessing = Preprocessing(manifest.canvas_px, job.input_px)
     clock = Clock(len(manifest.images), job.seconds)
 
     def work() -> None:
         while True:
             with tempfile.TemporaryDirectory(dir=job.work) as folder:
-                cache_pixels(manifest, Path(folder), job.input_px)
+                cache_pixels(manifest, Path(folder), preprocessing)
                 clock.tick()
 
     return timed(clock, work, "cache_pixels: decoded, hashed and checked, resized, written")

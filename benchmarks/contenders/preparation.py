@@ -21,6 +21,7 @@ from leukolens.artifacts import Manifest, atomic_path, write_text
 from leukolens.data.manifest import index
 from leukolens.data.phantom import phantom
 from leukolens.data.pixel_cache import cache_pixels
+from leukolens.data.preprocessing import Preprocessing
 from leukolens.settings import PhantomSettings
 
 _SUBJECTS = 24
@@ -43,7 +44,7 @@ def _of_canvas_size(manifest: Manifest) -> Manifest:
 
 
 def _write_pixels(work: Path, manifest: Manifest, input_px: int, images: int) -> None:
-    cells = cache_pixels(manifest, work / "cache", input_px).pixels
+    cells = cache_pixels(manifest, work / "cache", Preprocessing(manifest.canvas_px, input_px)).pixels
     with atomic_path(work / PIXELS_FILE) as temporary:
         shape = (images, input_px, input_px, 3)
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)

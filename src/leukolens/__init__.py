@@ -16,14 +16,20 @@ if TYPE_CHECKING:
     from leukolens.data.splits import split
     from leukolens.errors import LeukolensError
     from leukolens.evaluation.evaluate import evaluate
+    from leukolens.explanation.explain import Explanation, explain
     from leukolens.pipeline import Comparison, compare, crossval
     from leukolens.prediction.predict import predict
+    from leukolens.prediction.stream import ScoredInputs, predict_inputs
     from leukolens.reporting.html import report
+    from leukolens.serving.bundle import Bundle
+    from leukolens.serving.export import export
     from leukolens.settings import (
         CompareSettings,
         CrossvalSettings,
         DecisionSettings,
         EvaluateSettings,
+        ExplainSettings,
+        ExportSettings,
         IndexSettings,
         PhantomSettings,
         PredictSettings,
@@ -42,14 +48,20 @@ _HOME = {
     "leukolens.data.splits": ("split",),
     "leukolens.errors": ("LeukolensError",),
     "leukolens.evaluation.evaluate": ("evaluate",),
+    "leukolens.explanation.explain": ("Explanation", "explain"),
     "leukolens.pipeline": ("Comparison", "compare", "crossval"),
     "leukolens.prediction.predict": ("predict",),
+    "leukolens.prediction.stream": ("ScoredInputs", "predict_inputs"),
     "leukolens.reporting.html": ("report",),
+    "leukolens.serving.bundle": ("Bundle",),
+    "leukolens.serving.export": ("export",),
     "leukolens.settings": (
         "CompareSettings",
         "CrossvalSettings",
         "DecisionSettings",
         "EvaluateSettings",
+        "ExplainSettings",
+        "ExportSettings",
         "IndexSettings",
         "PhantomSettings",
         "PredictSettings",
@@ -62,11 +74,15 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Bundle",
     "CompareSettings",
     "Comparison",
     "CrossvalSettings",
     "DecisionSettings",
     "EvaluateSettings",
+    "ExplainSettings",
+    "Explanation",
+    "ExportSettings",
     "IndexSettings",
     "LeukolensError",
     "Manifest",
@@ -74,15 +90,19 @@ __all__ = [
     "PredictSettings",
     "Predictions",
     "Run",
+    "ScoredInputs",
     "SplitSettings",
     "Splits",
     "TrainSettings",
     "compare",
     "crossval",
     "evaluate",
+    "explain",
+    "export",
     "index",
     "phantom",
     "predict",
+    "predict_inputs",
     "report",
     "split",
     "train",

@@ -41,11 +41,20 @@ FOREIGN_FILE = "foreign.csv"
 METRICS_FILE = "metrics.json"
 ANALYSIS_FILE = "analysis.json"
 LEAK_FILE = "leak.json"
+MAPS_FILE = "maps.csv"
+MAPS_RECORD_FILE = "maps.json"
+CONTACT_SHEET_FILE = "contact_sheet.png"
 MODEL_CARD_FILE = "model_card.md"
 DATA_SHEET_FILE = "data_sheet.md"
 COMPARISON_FILE = "comparison.csv"
 COMPARISON_RECORD_FILE = "comparison.json"
 REPORT_FILE = "report.html"
+BUNDLE_FILE = "bundle.json"
+EXPORT_FILE = "export.json"
+ONNX_FILE = "network.onnx"
+INT8_FILE = "network.int8.onnx"
+OPENVINO_FILE = "network.xml"
+LITERT_FILE = "network.tflite"
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SIDES = (TRAIN, VALIDATION, TEST)
@@ -98,6 +107,22 @@ PREDICTIONS_OPTIONAL_COLUMNS: Mapping[str, str] = {
     "optical_density": "float64",  # mean over the channels of -log10((mean + 1) / 256), from the manifest
     "format": "string",  # of the image file, "BMP"
 }
+# `predict` of loose images, which no manifest lists. Besides these, one column `probability_<class>` (float64, calibrated)
+# per class, after `score`.
+INPUT_SCORES_COLUMNS: Mapping[str, str] = {
+    "input": "string",  # the image as it was given: its path, or that of its archive and its name therein
+    "status": "string",  # SCORED or FAILED
+    "score": "float64",  # of the positive class or classes, before calibration; null where none is named
+    "decision": "string",  # the class by the model's threshold
+    "prediction_set": "string",  # the classes that cannot be ruled out, joined by CLASS_SEPARATOR; may be empty
+    "outlier_score": "float64",  # as in PREDICTIONS_OPTIONAL_COLUMNS
+    "refusal": "string",  # why the model does not answer; null where it does
+    "seen_in": "string",  # side on which the model has seen this cell: TRAIN or VALIDATION; null where it has not
+    "error": "string",  # why there is no score, as in the flow of the manifest ("truncated", …); null where there is one
+    "detail": "string",  # what was found in place of a usable image
+}
+SCORED, FAILED = "scored", "failed"
+CLASS_SEPARATOR = "|"
 
 
 @dataclass(frozen=True)
@@ -126,6 +151,12 @@ class Manifest:
     def positive(self) -> tuple[str, ...]:
         """The class or classes that count as positive; empty where none was named."""
         return tuple(self.record["positive"])
+
+    @property
+    def canvas_px(self) -> tuple[int, int]:
+        """(height, width) of the common canvas."""
+        height_px, width_px = self.record["canvas_px"]
+        return height_px, width_px
 
     @property
     def content_hash(self) -> str:
@@ -232,9 +263,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_table(frame: pd.DataFrame, path: Path, columns: Mapping[str, str], record: Mapping[str, Any]) -> None:
     """Write `frame` as Parquet with exactly `columns` (in that order and dtype) and `record` in its metadata."""
     table = pa.Table.from_pandas(frame[list(columns)].astype(dict(columns)), preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), _RECORD_KEY: json.dumps(record).encode()})
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table.replace_schema_metadata(with_record(table.schema, record).metadata), temporary)
+
+
+def with_record(schema: pa.Schema, record: Mapping[str, Any]) -> pa.Schema:
+    """Add the record to a schema, for what is written piece by piece."""
+    return schema.with_metadata({**(schema.metadata or {}), _RECORD_KEY: json.dumps(record).encode()})
 
 
 def read_table(path: Path, columns: Mapping[str, str]) -> tuple[pd.DataFrame, Record]:

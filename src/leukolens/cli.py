@@ -1,7 +1,8 @@
 """Every verb of the command line: parse, load settings, call one function, print what was written.
 
 In: flags and an optional YAML file (defaults < file < flags). Out: text. Writes: nothing itself. Errors go to standard
-error with what was expected, what was received and what to do; the exit status is 1, for wrong usage 2, after Ctrl-C 130.
+error with what was expected, what was received and what to do; the exit status is 1, for wrong usage 2, after Ctrl-C 130, and 3
+where `predict` wrote its table but could not score every input.
 """
 
 from __future__ import annotations
@@ -16,10 +17,15 @@ import typer
 from leukolens.errors import LeukolensError, SettingsError
 from leukolens.processes import started_processes
 from leukolens.settings import (
+    Colour,
     CompareSettings,
+    Crop,
     CrossvalSettings,
     Device,
+    EngineChoice,
     EvaluateSettings,
+    ExplainSettings,
+    ExportSettings,
     IndexSettings,
     PhantomSettings,
     Precision,
@@ -32,7 +38,7 @@ from leukolens.settings import (
 )
 
 DEFAULT_OUT = Path("leukolens-out")
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+EXIT_ERROR, EXIT_FAILED_INPUTS, EXIT_INTERRUPTED = 1, 3, 130
 
 _AnySettings = TypeVar("_AnySettings", bound=Settings)
 
@@ -69,8 +75,21 @@ Tta = Annotated[bool | None, typer.Option("--tta", help="Also score the mean ove
 Folds = Annotated[int | None, typer.Option(help="Folds of the cross-validation. [default: 5]")]
 Repeats = Annotated[int | None, typer.Option(help="Repetitions with other folds and another seed. [default: 3]")]
 Resamples = Annotated[int | None, typer.Option(help="Bootstrap resamples behind each interval. [default: 2000]")]
+TrainedPart = Annotated[
+    Literal["all", "last_block"] | None, typer.Option(help="What fine-tuning changes besides the head. [default: all]")
+]
 InputPx = Annotated[int | None, typer.Option(help="Side of the network's input in pixels. [default: 224]")]
+CropTo = Annotated[
+    Crop | None,
+    typer.Option(help="All of the canvas; its centre, by --crop-px; or a square around the cell, size lost. [default: canvas]"),
+]
+CropPx = Annotated[int | None, typer.Option(help="With --crop centre: side of the central square, in pixels of the canvas.")]
+InColour = Annotated[Colour | None, typer.Option(help="As it is, grey, or as under a neutral light. [default: rgb]")]
 OnDevice = Annotated[Device | None, typer.Option(help="Where to compute. [default: auto]")]
+ByEngine = Annotated[
+    EngineChoice | None,
+    typer.Option("--engine", help="What computes; onnx and int8 need a bundle. [default: auto, the fastest but int8]"),
+]
 InPrecision = Annotated[Precision | None, typer.Option(help="How to compute. [default: auto]")]
 Manifests = Annotated[Path, typer.Argument(help="manifest.parquet, or the folder that holds it.")]
 
@@ -159,6 +178,14 @@ def train(
     head_only: HeadOnly = False,
     batch_size: BatchSize = None,
     input_px: InputPx = None,
+    crop: CropTo = None,
+    crop_px: CropPx = None,
+    colour: InColour = None,
+    trainable: TrainedPart = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="Run directory, of other data, whose backbone is the start.", exists=True, file_okay=False),
+    ] = None,
     fold: Annotated[int | None, typer.Option(help="Fold of a k-fold split. [default: 0]")] = None,
     aim: Aim = None,
     seed: Seed = None,
@@ -177,7 +204,8 @@ def train(
 
     flags = {"architecture": arch, "weights": weights, "weights_dir": weights_dir, "batch_size": batch_size,
              "finetune_epochs": _epochs(epochs, head_only), "input_px": input_px, "fold": fold, "seed": seed,
-             "device": device, "precision": precision, "decision": _aim(aim)}  # fmt: skip
+             "device": device, "precision": precision, "decision": _aim(aim),
+             "input": _input_flags(crop, crop_px, colour), "trainable": trainable, "start_from": start_from}  # fmt: skip
     settings = _settings(TrainSettings, config, flags)
     folder = manifest if manifest.is_dir() else manifest.parent
     out = out or folder / "run"
@@ -191,27 +219,42 @@ def train(
 
 @app.command(
     epilog="Examples: `leukolens predict results/run results` · "
-    "`leukolens predict results/run new --all --abstain 0.1 --out scores`"
+    "`leukolens predict results/run new --all --abstain 0.1 --out scores` · "
+    "`leukolens predict results/run cell.png slides 'more/*.bmp' cells.zip --out scores.csv`"
 )
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run directory written by train.")],
-    manifest: Manifests,
+    run: Annotated[Path, typer.Argument(metavar="MODEL", help="Run directory, or a bundle made from one.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT",
+            help="A manifest, or the folder that holds it; or images: files, folders, quoted patterns, zip archives.",
+        ),
+    ],
     splits: Annotated[Path | None, typer.Option(help="splits.parquet. [default: beside the manifest]")] = None,
     every: Annotated[bool, typer.Option("--all", help="Score every image, of other data too; needs --out.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to. [default: the run's]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder to write to [default: the run's]; of images, a .csv or .parquet "
+                     "[default: scores.csv in the present folder]."),
+    ] = None,
     abstain: Annotated[
         float | None,
-        typer.Option(help="Do not answer where more than this share of answers may be wrong, or the image is unlike a cell."),
+        typer.Option(help="Do not answer where more than this share of answers may be wrong, or the image is unlike a cell. "
+                     "[default: always answer; of images, 0.1]"),
     ] = None,
     tta: Annotated[bool | None, typer.Option("--tta", help="Mean over 8 flips and quarter turns; 8 times as long.")] = None,
     device: OnDevice = None,
+    engine: ByEngine = None,
     ray: Annotated[bool, typer.Option("--ray", help="In shards, for millions of images; needs --out.")] = False,
     workers: Annotated[int | None, typer.Option(help="With --ray: processes. [default: by the cores]")] = None,
     cores_per_worker: Annotated[int | None, typer.Option(help="With --ray: threads of each. [default: 2]")] = None,
     images_per_shard: Annotated[int | None, typer.Option(help="With --ray. [default: 4096]")] = None,
     address: Annotated[str | None, typer.Option(help="With --ray: a running cluster, or auto. [default: none]")] = None,
 ) -> None:
-    """Score the validation and test images with a trained run.
+    """Score images with a trained run: the validation and test images of a manifest, or any images at all.
+
+    Of images the table has one row per input in the order given; the exit status is 3 if any of them has no score.
 
     With --ray the same command goes on where it stopped, and the scores are parts in --out/parts (docs/scaling.md).
     """
@@ -219,7 +262,17 @@ def predict(
               "address": address}  # fmt: skip
     if not ray and any(value is not None for value in shards.values()):
         raise typer.BadParameter("--workers, --cores-per-worker, --images-per-shard and --address go with --ray")
-    settings = _settings(PredictSettings, None, {"abstain": abstain, "tta": tta, "device": device, "shards": shards})
+    flags = {"abstain": abstain, "tta": tta, "device": device, "engine": engine, "shards": shards}
+    settings = _settings(PredictSettings, None, flags)
+    from leukolens.prediction.inputs import is_manifest
+
+    wants_manifest = splits is not None or every or ray
+    if len(inputs) > 1 and wants_manifest:
+        raise typer.BadParameter("--splits, --all and --ray go with one manifest and nothing else")
+    if not wants_manifest and (len(inputs) > 1 or not is_manifest(inputs[0])):
+        _predict_inputs(run, inputs, out, settings)
+        return
+    manifest = Path(inputs[0])
     folder = manifest if manifest.is_dir() else manifest.parent
     if ray:
         _predict_in_shards(run, manifest, None if every else splits or folder, out, settings)
@@ -234,6 +287,16 @@ def predict(
     _say_written((out or run) / "predictions.parquet")
 
 
+def _predict_inputs(run: Path, inputs: list[str], out: Path | None, settings: PredictSettings) -> None:
+    from leukolens.prediction import stream
+
+    scored = stream.predict_inputs(run, inputs, out, settings)
+    typer.echo("\n".join(stream.summary_lines(scored)))
+    _say_written(scored.path)
+    if scored.failed:
+        raise typer.Exit(EXIT_FAILED_INPUTS)
+
+
 def _predict_in_shards(run: Path, manifest: Path, splits: Path | None, out: Path | None, settings: PredictSettings) -> None:
     from leukolens.prediction import ray_scoring
 
@@ -243,6 +306,74 @@ def _predict_in_shards(run: Path, manifest: Path, splits: Path | None, out: Path
     typer.echo(f"{done['scored']} images scored, {done['failures']} could not be; "
                f"{done['shards_done_before']} of {done['shards']} shards were done before")  # fmt: skip
     _say_written(out / "parts", *([out / "failures"] if done["failures"] else []), out / "scored.json")
+
+
+@app.command(
+    epilog="Examples: `leukolens explain results/run results --out maps` · "
+    "`leukolens explain results/run results --images '*UID_H10_*' --class HEM --out maps`"
+)
+def explain(
+    run: Annotated[Path, typer.Argument(help="Run directory written by train.")],
+    manifest: Manifests,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; an earlier sheet in it is replaced.")],
+    splits: Annotated[Path | None, typer.Option(help="splits.parquet. [default: beside the manifest]")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Of every image, of other data too.")] = False,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="Name as in the manifest, or a pattern, repeatable. [default: least certain, and surest mistakes]"),
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="Test images to choose. [default: 24]")] = None,
+    method: Annotated[str | None, typer.Option(help="METHOD[,METHOD]. [default: gradcam,eigencam]")] = None,
+    target_class: Annotated[str | None, typer.Option("--class", help="Whose score. [default: the positive class]")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer to weigh. [default: the last before the pooling]")] = None,
+    abstain: Annotated[float | None, typer.Option(help="As in predict. [default: refuse only what is unlike a cell]")] = None,
+    device: OnDevice = None,
+) -> None:
+    """Draw where a run's score is sensitive: an overlay per image and method, a contact sheet, and how much lies on the cell.
+
+    A map shows where the score is sensitive, not why the cell is malignant (docs/explanations.md).
+    """
+    from leukolens.explanation import explain as explanation
+
+    flags = {"images": tuple(images) if images else None, "count": count, "methods": _names(method), "layer": layer,
+             "target_class": target_class, "abstain": abstain, "device": device}  # fmt: skip
+    folder = manifest if manifest.is_dir() else manifest.parent
+    settings = _settings(ExplainSettings, None, flags)
+    made = explanation.explain(run, manifest, None if every else splits or folder, out, folder / "cache", settings)
+    typer.echo("\n".join(explanation.summary_lines(made.table)))
+    _say_written(out / "contact_sheet.png", out / "maps.csv", out / "overlays")
+
+
+@app.command(
+    epilog="Examples: `leukolens export results/run --manifest results --out bundle` · "
+    "`leukolens export results/run --manifest results --format openvino --format int8 --out bundle`"
+)
+def export(
+    run: Annotated[Path, typer.Argument(help="Run directory written by train.")],
+    manifest: Annotated[Path, typer.Option(help="manifest.parquet of its data, or the folder that holds it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle; must not exist or be empty.")],
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="Repeatable. [default: onnx and openvino]")
+    ] = None,
+    splits: Annotated[Path | None, typer.Option(help="splits.parquet of the run. [default: beside the manifest]")] = None,
+    cells: Annotated[int | None, typer.Option(help="Validation cells to try each format on, at most. [default: 256]")] = None,
+    accept_loss: Annotated[
+        bool | None, typer.Option("--accept-loss", help="Keep the 8-bit network whatever accuracy it costs.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Make a bundle of a run: all that is needed to use it elsewhere, and the network in formats of other programs.
+
+    Each format is tried on validation cells of the data first. `leukolens predict` takes a bundle as it takes a run.
+    """
+    from leukolens.serving import export as serving
+
+    flags = {"formats": tuple(formats) if formats else None, "cells": cells, "accept_loss": accept_loss}
+    settings = _settings(ExportSettings, config, flags)
+    folder = manifest if manifest.is_dir() else manifest.parent
+    bundle = serving.export(run, manifest, splits or folder, out, settings)
+    typer.echo("\n".join(serving.summary_lines(bundle)))
+    _say_written(out / "bundle.json", out / "export.json", *bundle.engines.values())
 
 
 @app.command(epilog="Examples: `leukolens evaluate results/run` · `leukolens evaluate other_tool.csv --positive ALL --out .`")
@@ -301,6 +432,9 @@ def compare(
     head_only: HeadOnly = False,
     batch_size: BatchSize = None,
     input_px: InputPx = None,
+    crop: CropTo = None,
+    crop_px: CropPx = None,
+    colour: InColour = None,
     folds: Annotated[
         int | None, typer.Option(help="Folds of the cross-validation on frozen features; 0 leaves it out. [default: 5]")
     ] = None,
@@ -319,6 +453,7 @@ def compare(
 ) -> None:
     """Index, split, train and cross-validate every architecture, measure and report. Interrupted, the same command goes on."""
     from leukolens import pipeline, terminal
+    from leukolens.reporting.published import published_in
 
     flags = {
         "architectures": tuple(arch) if arch else None,
@@ -328,12 +463,13 @@ def compare(
                   "strategy": "file" if split_file else None},
         "train": {"weights": weights, "weights_dir": weights_dir, "finetune_epochs": _epochs(epochs, head_only),
                   "batch_size": batch_size, "input_px": input_px, "seed": seed, "device": device, "precision": precision,
-                  "decision": _aim(aim)},
+                  "decision": _aim(aim), "input": _input_flags(crop, crop_px, colour)},
         "evaluate": {"resamples": resamples, "seed": seed},
         "folds": folds, "repeats": repeats, "tta": tta, "foreign": _named_folders(foreign),
     }  # fmt: skip
     compared = pipeline.compare(directory, out, _settings(CompareSettings, config, flags))
     terminal.print_comparison(compared.table)
+    terminal.print_published(published_in(compared.results))
     _say_written(out / "comparison.csv", compared.report)
 
 
@@ -355,6 +491,9 @@ def crossval(
     epochs: Annotated[
         int | None, typer.Option(help="Fine-tuning epochs at most. [default: 0, heads on frozen features]")
     ] = None,
+    crop: CropTo = None,
+    crop_px: CropPx = None,
+    colour: InColour = None,
     tta: Tta = None,
     aim: Aim = None,
     resamples: Resamples = None,
@@ -368,8 +507,8 @@ def crossval(
     flags = {
         "architectures": tuple(arch) if arch else None, "strategy": strategy, "folds": folds, "repeats": repeats, "tta": tta,
         "seed": seed, "evaluate": {"resamples": resamples, "seed": seed},
-        "train": {"weights": weights, "weights_dir": weights_dir, "finetune_epochs": epochs or 0, "device": device,
-                  "decision": _aim(aim)},
+        "train": {"weights": weights, "weights_dir": weights_dir, "finetune_epochs": epochs, "device": device,
+                  "decision": _aim(aim), "input": _input_flags(crop, crop_px, colour)},
     }  # fmt: skip
     folder = manifest if manifest.is_dir() else manifest.parent
     settings = _settings(CrossvalSettings, config, flags)
@@ -378,17 +517,23 @@ def crossval(
     _say_written(compared.results / "comparison.csv", compared.report)
 
 
-@app.command(epilog="Example: `leukolens phantom phantom-cells --cells 240`")
+@app.command(
+    epilog="Examples: `leukolens phantom phantom-cells --cells 240` · `leukolens phantom phantom-cells --like c-nmc-2019`"
+)
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder to write the data set into.")],
     cells: Annotated[int | None, typer.Option(help="Training cells. [default: 240]")] = None,
     subjects: Annotated[int | None, typer.Option(help="Training subjects. [default: 24]")] = None,
+    like: Annotated[
+        Literal["c-nmc-2019"] | None,
+        typer.Option(help="Cells of each subject, and shared cells, as in the published set: 15,114 images, 10.4 GB."),
+    ] = None,
     seed: Seed = None,
 ) -> None:
     """Write synthetic cells of synthetic subjects, in the folder layout of C-NMC 2019."""
     from leukolens.data import phantom as phantoms
 
-    settings = _settings(PhantomSettings, None, {"cells": cells, "subjects": subjects, "seed": seed})
+    settings = _settings(PhantomSettings, None, {"cells": cells, "subjects": subjects, "like": like, "seed": seed})
     _say_written(phantoms.phantom(out, settings))
 
 
@@ -477,6 +622,10 @@ def _named_folders(texts: list[str] | None) -> dict[str, str]:
 
 def _index_flags(positive: str | None, canvas: str | None, strict: bool | None) -> dict[str, Any]:
     return {"positive": _names(positive), "canvas_px": canvas.lower().split("x") if canvas else None, "strict": strict}
+
+
+def _input_flags(crop: Crop | None, crop_px: int | None, colour: Colour | None) -> dict[str, Any]:
+    return {"crop": crop, "crop_px": crop_px, "colour": colour}
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -62,6 +62,7 @@ from leukolens.training.train import (
     record_of,
     train,
 )
+from leukolens.training.warm_start import refuse_seen
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Study:
         The splits follow from the rest; they stand beside the results and are compared there.
         """
         names = {"strategy", "folds", "repeats", "seed"}
-        left_out = {"weights_dir", "weights", "device", "seed", "fold"}
+        left_out = {"weights_dir", "weights", "start_from", "device", "seed", "fold"}
         return {
             **{name: value for name, value in task.key().items() if name != "splits"},
             "crossval": {**self.settings.model_dump(mode="json", include=names), "tta": tta},
@@ -145,7 +146,7 @@ class FrozenBackbone:
 
     def features(self, view: int) -> NamedFeatures:
         """Features of all images of the study in one of their 8 views."""
-        cache = cache_pixels(self.study.manifest, self.study.cache_folder, self.extractor.preprocessing.input_px)
+        cache = cache_pixels(self.study.manifest, self.study.cache_folder, self.extractor.preprocessing)
         rows = cache.rows_of(self.study.images).tolist()
         found = frozen_features(self.extractor.of_view(view), cache, rows, self.study.cache_folder)
         return NamedFeatures(found.values, pd.Index(self.study.images), found.seconds)
@@ -206,6 +207,7 @@ def cross_validate(
 
     Raises:
         SplitError: the manifest has too few subjects for so many folds.
+        LeakError: the run to start from has seen images of this data.
         WeightsError: no pretrained weights are to be had.
         RunError: `out` was made with other data or settings.
     """
@@ -227,7 +229,7 @@ def frozen_feature_table(
     Args:
         manifest: the data.
         architecture: a name as in TrainSettings.
-        settings: weights, input size, batch size, precision, device; of random weights the seed.
+        settings: weights, input (size, crop, colours), batch size, precision, device; of random weights the seed.
         cache_dir: where pixels and frozen features are cached.
         images: which images; None means the labelled training images, as `cross_validate` uses them. An official split
             tests on others.
@@ -238,9 +240,10 @@ def frozen_feature_table(
     pool = manifest.images[(manifest.images["part"] == POOL) & manifest.images["label"].notna()]
     wanted = sorted(pool["image"]) if images is None else list(images)
     extractor = frozen_extractor(manifest, settings.model_copy(update={"architecture": architecture}))
-    cache = cache_pixels(manifest, cache_dir, settings.input_px)
+    cache = cache_pixels(manifest, cache_dir, extractor.preprocessing)
     features = frozen_features(extractor, cache, cache.rows_of(wanted).tolist(), cache_dir)
-    return pd.DataFrame(features.values, index=pd.Index(wanted, name="image"))
+    # Nobody else holds them: a copy would be the largest thing in memory a second time.
+    return pd.DataFrame(features.values, index=pd.Index(wanted, name="image"), copy=False)
 
 
 def folder_name(architecture: str) -> str:
@@ -276,6 +279,9 @@ def _splits(manifest: Manifest, settings: CrossvalSettings) -> tuple[Splits, ...
 
 def _check_all(study: Study) -> None:
     """Find every name, every file of weights and every folder of other settings before hours are spent."""
+    if study.settings.train.start_from is not None:
+        for splits in study.splits:
+            refuse_seen(study.settings.train.start_from, study.manifest, splits, range(study.settings.folds))
     for architecture in study.settings.architectures:
         task = study.task(architecture)
         for tta in study.augmentations:
@@ -319,19 +325,22 @@ def _frozen_scores(study: Study, task: Task, with_tta: bool) -> Iterator[tuple[b
     """Heads on frozen features: what the plain images give and, with test-time augmentation, the mean over their views."""
     classifier = build(task)
     backbone = FrozenBackbone(study, extractor_of(task, classifier))
-    features, began = backbone.features(view=0), time.perf_counter()
-    folds = _fit_folds(study, task, features)
+    views = [backbone.features(view) for view in range(task.settings.head_views)]
+    began = time.perf_counter()
+    folds = _fit_folds(study, task, views)
     fitting = time.perf_counter() - began
-    training = features.seconds + fitting
+    seconds, learned_from = views[0].seconds, sum(view.seconds for view in views)
 
     def cost(seconds: float) -> Cost:
-        return Cost("head", classifier.parameter_count(), training, seconds + fitting, len(study.images) / seconds)
+        speed = len(study.images) / seconds
+        both = max(seconds, learned_from)
+        return Cost("head", classifier.parameter_count(), learned_from + fitting, both + fitting, speed)
 
-    yield False, _assembled(folds, cost(features.seconds))
+    yield False, _assembled(folds, cost(seconds))
     if with_tta:
-        seconds = features.seconds
         sums: list[Logits] = [fold.logits for fold in folds]
-        del features
+        # One view is in memory at a time.
+        del views
         for view in range(1, VIEWS):
             seen = backbone.features(view)
             sums = [total + fold.logits_of(seen) for total, fold in zip(sums, folds, strict=True)]
@@ -340,18 +349,17 @@ def _frozen_scores(study: Study, task: Task, with_tta: bool) -> Iterator[tuple[b
         yield True, _assembled(means, cost(seconds))
 
 
-def _fit_folds(study: Study, task: Task, features: NamedFeatures) -> list[ScoredFold]:
+def _fit_folds(study: Study, task: Task, views: list[NamedFeatures]) -> list[ScoredFold]:
     name, count = task.weights.architecture.display_name, study.settings.repeats * study.settings.folds
     tasks = track(study.tasks(task), f"{name}: heads", count)
-    return [_fit_fold(repeat, each, features) for repeat, each in tasks]
+    return [_fit_fold(repeat, each, views) for repeat, each in tasks]
 
 
-def _fit_fold(repeat: int, task: Task, features: NamedFeatures) -> ScoredFold:
-    """Fit a head as `train` does, decide on its validation images, and score validation and test."""
-    train_images, validation = task.images_of(TRAIN), task.images_of(VALIDATION)
-    train_side, validation_side = (
-        Side(features.of(images), task.labels_of(images)) for images in (train_images, validation)
-    )
+def _fit_fold(repeat: int, task: Task, views: list[NamedFeatures]) -> ScoredFold:
+    """Fit a head as `train` does, decide on its validation images, and score validation and test; the plain view first."""
+    features, train_images, validation = views[0], task.images_of(TRAIN), task.images_of(VALIDATION)
+    train_side = Side.of_views([view.of(train_images) for view in views], task.labels_of(train_images))
+    validation_side = Side(features.of(validation), task.labels_of(validation))
     head = fit_head(train_side, validation_side, len(task.manifest.classes), task.settings)
     logits = linear_logits(validation_side.features, head.weight, head.bias)
     sides, seed = task.splits.of_fold(task.settings.fold), task.settings.seed

@@ -60,5 +60,9 @@ class RunError(LeukolensError):
     """A run directory is incomplete or belongs to other data or settings."""
 
 
+class ExportError(LeukolensError):
+    """An exported network does not answer as the one it was made from."""
+
+
 class ArtifactError(LeukolensError):
     """A file that one room hands to the next is missing, damaged or lacks columns."""

@@ -35,6 +35,7 @@ from leukolens.artifacts import (
     write_text,
 )
 from leukolens.crossvalidation import cross_validate, folder_name
+from leukolens.data.cnmc_2019 import is_complete
 from leukolens.data.manifest import index
 from leukolens.data.splits import split
 from leukolens.errors import RunError
@@ -42,8 +43,7 @@ from leukolens.evaluation.baselines import Protocol
 from leukolens.evaluation.comparison import comparison_table
 from leukolens.evaluation.evaluate import figure_of_merit
 from leukolens.evaluation.paired import leak_difference
-from leukolens.models.architectures import FIVE_ARCHITECTURES, find_architecture
-from leukolens.models.weights import find_weights
+from leukolens.models.architectures import FIVE_ARCHITECTURES, check_stages
 from leukolens.prediction.foreign import foreign_scores
 from leukolens.prediction.predict import predict_once
 from leukolens.progress import logger
@@ -55,6 +55,7 @@ from leukolens.settings import CompareSettings, CrossvalSettings, PredictSetting
 from leukolens.study import Study, complete
 from leukolens.training.runs import Run
 from leukolens.training.train import CACHE_FOLDER, train
+from leukolens.training.warm_start import find_start
 
 CROSSVAL_FOLDER = "crossval"
 
@@ -124,7 +125,7 @@ def _with_architectures(settings: _Compared) -> _Compared:
 def _check_architectures(architectures: tuple[str, ...], settings: TrainSettings) -> None:
     """Find every name and every file of weights before hours are spent on the first network."""
     for name in architectures:
-        find_weights(find_architecture(name), settings)
+        check_stages(find_start(settings.model_copy(update={"architecture": name})).architecture, settings)
 
 
 def _crossval_rows(
@@ -246,8 +247,9 @@ def _foreign_once(run: Run, folders: Mapping[str, Path]) -> None:
 
 
 def _is_cnmc(manifest: Manifest) -> bool:
-    """The source document's figures belong beside real C-NMC cells only."""
-    return set(manifest.classes) == {"ALL", "HEM"} and not manifest.record["synthetic"]
+    """The source document's figures belong beside C-NMC cells; of synthetic ones, beside a set of exactly its make-up only."""
+    synthetic = bool(manifest.record["synthetic"])
+    return set(manifest.classes) == {"ALL", "HEM"} and (not synthetic or is_complete(manifest.images))
 
 
 def _finish(manifest: Manifest, results: Path, rows: list[Record], settings: _AnyCompared, began: float) -> Comparison:

@@ -9,15 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SplitStrategy = Literal["subject", "image", "official", "file"]
 WeightsPolicy = Literal["pretrained", "available", "none"]
 Precision = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Pooling = Literal["mean", "max_mean", "gem"]
+Crop = Literal["canvas", "centre", "cell"]
+Colour = Literal["rgb", "grey", "constancy"]
+CamMethod = Literal["gradcam", "eigencam"]
+Engine = Literal["torch", "openvino", "onnx", "int8"]
+EngineChoice = Literal["auto", "torch", "openvino", "onnx", "int8"]
+ExportFormat = Literal["onnx", "openvino", "int8", "litert"]
 
 _FRACTION_TOLERANCE = 1e-6
 _SIDES = 3
+MOST_IMAGES_EXPLAINED = 200
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -79,6 +87,34 @@ class AugmentationSettings(Settings):
     """Standard deviation of a per-image, per-channel factor on optical density (0.05 = 5 %)."""
     brightness_shift: Fraction = 0.05
     """Standard deviation of a per-image offset on optical density."""
+    hed_shift: Fraction = 0.0
+    """Largest change of a per-image factor (1 - shift to 1 + shift) and offset (-shift to shift, in decimal optical density)
+    on each of the stains haematoxylin, eosin and DAB; 0 leaves it out. Tellez et al. (Med Image Anal 2019) call 0.05 light
+    and 0.2 strong."""
+    greyscale: Fraction = 0.0
+    """Share of the images that lose their colour, after all else. Where the input is grey, all do."""
+
+
+class InputSettings(Settings):
+    """What is done to each picture before it is resized, alike at training and at prediction.
+
+    Part of the record of preprocessing, and so of every cache, run and prediction.
+    """
+
+    crop: Crop = "canvas"
+    """canvas: all of it, at true scale; centre: its central square of `crop_px`, at true scale; cell: a square around the
+    foreground, of its own size for each cell. The last takes away cell size, which is a shortcut to the class but also
+    what cytologists look at."""
+    crop_px: Annotated[int, Field(ge=32)] | None = None
+    """Side of the central square in pixels of the canvas; for `centre`, and no longer than the canvas."""
+    colour: Colour = "rgb"
+    """rgb: as it is; grey: luma on all three channels; constancy: the foreground under a neutral light (shades of grey)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> InputSettings:
+        if (self.crop == "centre") != (self.crop_px is not None):
+            raise ValueError("crop 'centre' and crop_px go together: give both or neither")
+        return self
 
 
 class DecisionSettings(Settings):
@@ -123,6 +159,19 @@ class TrainSettings(Settings):
     weights_dir: Path | None = None
     input_px: Annotated[int, Field(ge=32)] = 224
     """Height and width of the network's input; 224 in the source document."""
+    input: InputSettings = InputSettings()
+    """What is done to each picture before it is resized to that."""
+    start_from: Path | None = None
+    """A finished run directory, of this architecture and other data, whose backbone is the start in place of pretrained
+    weights; refused where it has seen an image that is to be validated or tested on."""
+    pooling: Pooling = "mean"
+    """How the last feature map becomes features: its mean, its maximum and mean side by side (twice as many features), or
+    its generalised mean of power 3."""
+    head_solver: Literal["adamw", "lbfgs"] = "adamw"
+    """How the head is fitted on frozen features: by `head_epochs` full steps of AdamW with dropout, or as logistic
+    regression to its optimum, the L2 penalty chosen on validation."""
+    head_views: Literal[1, 8] = 1
+    """8 fits the head on frozen features of all flips and quarter turns of the training images, at 8 times the cost."""
     head_epochs: Positive = 200
     head_learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     finetune_epochs: Annotated[int, Field(ge=0)] = 6
@@ -131,12 +180,29 @@ class TrainSettings(Settings):
     scratch_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Of a backbone of random weights, in place of the backbone's rate."""
     finetune_head_learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    trainable: Literal["all", "last_block"] = "all"
+    """What fine-tuning changes besides the head: the whole backbone, or its last stage only."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the rate of a backbone's stage for each stage above it; 1 gives all the same rate."""
     warmup_fraction: Fraction = 0.1
     """Share of the fine-tuning steps in which the rate rises linearly; cosine decay to 0 follows."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     class_weights: bool = True
     """Weigh the loss by inverse class frequency in the training side."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label that is spread over all classes, in the losses that AdamW lowers."""
+    focal_gamma: Annotated[float, Field(ge=0)] = 0.0
+    """Power of the focal loss, which counts images the less the surer they are right, in the losses that AdamW lowers;
+    2 in its paper."""
+    mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """Of the beta distribution that the share of a second image is drawn from in fine-tuning; 0 mixes nothing, 0.1 to 0.4
+    in its paper."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """What an exponential moving average of the weights keeps of itself in a fine-tuning step; above 0 the average, which
+    reaches about 1 / (1 - decay) steps back, is judged on validation and kept in place of the weights themselves."""
+    swa_epochs: Annotated[int, Field(ge=0)] = 0
+    """2 or more: the equal average of the weights after so many last epochs is judged too, and kept where it is best."""
     patience: Positive = 3
     """Fine-tuning stops after so many epochs without a better validation balanced accuracy."""
     batch_size: Positive = 32
@@ -147,6 +213,20 @@ class TrainSettings(Settings):
     seed: int = 0
     fold: Annotated[int, Field(ge=0)] = 0
     """Which fold of a k-fold split to train on."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSettings:
+        if self.swa_epochs == 1:
+            raise ValueError("swa_epochs must be 0 (no average) or 2 or more: one epoch is no average")
+        if self.swa_epochs and self.ema_decay:
+            raise ValueError("ema_decay and swa_epochs exclude each other: one average is kept")
+        return self
+
+    @property
+    def augmentation_of_input(self) -> AugmentationSettings:
+        """The augmentation; of grey pictures it leaves none coloured, since none is at prediction."""
+        is_grey = self.input.colour == "grey"
+        return self.augmentation.model_copy(update={"greyscale": 1.0}) if is_grey else self.augmentation
 
 
 class ShardSettings(Settings):
@@ -166,11 +246,59 @@ class PredictSettings(Settings):
     """`leukolens predict`."""
 
     abstain: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Largest share of wrong answers that is accepted (the miscoverage of the prediction sets); None answers always."""
+    """Largest share of wrong answers that is accepted (the miscoverage of the prediction sets); None answers always, but of
+    images without a manifest, whose sets and refusals are always told, it means 0.1."""
     tta: bool = False
     """Test-time augmentation: the mean of the logits over the 8 flips and quarter turns."""
     device: Device = "auto"
+    engine: EngineChoice = "auto"
+    """What computes: PyTorch, OpenVINO, or ONNX Runtime on the exported network or its 8-bit copy, which only bundles hold.
+    auto never takes the 8-bit copy, and of the others what is fastest on this machine; docs/decisions/0016."""
     shards: ShardSettings = ShardSettings()
+
+
+class ExportSettings(Settings):
+    """`leukolens export`."""
+
+    formats: Annotated[tuple[ExportFormat, ...], Field(min_length=1)] = ("onnx", "openvino")
+    cells: Positive = 256
+    """Validation cells that each exported network is tried on, at most; beyond that a seeded choice of them."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    """Largest difference of a probability that is accepted between an exported float network and PyTorch in float32. Rounding
+    alone gives 1e-6 to 1e-4, a wrong scale or a lost layer far more than a hundredth."""
+    calibration_images: Positive = 128
+    """Training cells that the ranges of the 8-bit network are taken from, a seeded choice. 100 to a few hundred is usual."""
+    changed_decisions: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Largest share of the cells whose class the 8-bit network may change."""
+    auroc_loss: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Largest loss of AUROC on these cells, as far as they have a positive class, that the 8-bit network may cost."""
+    accept_loss: bool = False
+    """Keep the 8-bit network even where it costs more than that."""
+    seed: int = 0
+
+
+class ExplainSettings(Settings):
+    """`leukolens explain`."""
+
+    methods: Annotated[tuple[CamMethod, ...], Field(min_length=1)] = ("gradcam", "eigencam")
+    count: Annotated[int, Field(gt=0, le=MOST_IMAGES_EXPLAINED)] = 24
+    """Images of the test side: the surest mistakes, a third of these at most, and the least certain."""
+    images: tuple[str, ...] = ()
+    """Names of images in the manifest, or patterns with * and ?, in place of that choice."""
+    target_class: str | None = None
+    """Class that the maps are of; None means the positive class, or the positive classes together."""
+    layer: str | None = None
+    """Dotted name of the layer whose feature map is weighed; None means that of the architecture."""
+    abstain: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """As in `predict`; None refuses only what is unlike the training images."""
+    device: Device = "auto"
+
+    @field_validator("methods")
+    @classmethod
+    def _each_once(cls, methods: tuple[CamMethod, ...]) -> tuple[CamMethod, ...]:
+        if len(set(methods)) < len(methods):
+            raise ValueError(f"each method can be named once, received {', '.join(methods)}")
+        return methods
 
 
 class CrossvalSettings(Settings):
@@ -185,10 +313,17 @@ class CrossvalSettings(Settings):
     tta: bool = False
     """Also score with test-time augmentation, as further rows."""
     train: TrainSettings = TrainSettings(finetune_epochs=0)
-    """`fold` and `seed` of each training are set by the cross-validation; without fine-tuning, frozen features are
-    computed once for all folds and seeds."""
+    """`fold` and `seed` of each training are set by the cross-validation; without fine-tuning, which is what settings that
+    do not name `finetune_epochs` mean here, frozen features are computed once for all folds and seeds."""
     evaluate: EvaluateSettings = EvaluateSettings()
     seed: int = 0
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _frozen_unless_said(cls, train: object) -> object:
+        if isinstance(train, dict) and train.get("finetune_epochs") is None:
+            return {**train, "finetune_epochs": 0}
+        return train
 
 
 class PhantomSettings(Settings):
@@ -198,7 +333,15 @@ class PhantomSettings(Settings):
     """Number of training cells, planted copies included; preliminary cells (8 %), two final images and a corrupt file
     come on top."""
     subjects: Annotated[int, Field(ge=12)] = 24
+    like: Literal["c-nmc-2019"] | None = None
+    """A published set whose cells per subject, fold and part, shared cells and file formats are taken over exactly."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PhantomSettings:
+        if self.like is not None and self.model_fields_set & {"cells", "subjects"}:
+            raise ValueError(f"a phantom like {self.like} has its cells and subjects: leave cells and subjects out")
+        return self
 
 
 class CompareSettings(Settings):

@@ -104,7 +104,8 @@ def _feature_baseline(study: Study, record: Record, train: TrainSettings, key: s
         features = frozen_feature_table(study.protocol.manifest, architecture, settings, study.cache_dir, images)
         return feature_baseline(features, architecture, name, study.protocol)
 
-    return folder.name, _once(folder, hash_json([key, architecture, train.input_px]), make)
+    made_of = [key, architecture, train.input_px, train.pooling, train.input.model_dump()]
+    return folder.name, _once(folder, hash_json(made_of), make)
 
 
 def _once(folder: Path, made_of: str, make: Callable[[], Predictions]) -> Predictions:

@@ -5,11 +5,15 @@ In: metrics and the comparison table. Out: text on standard output. Writes: noth
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+
+from leukolens.reporting.published import OFFICIAL
+from leukolens.reporting.wording import ABSENT
 
 # Heading and column of the comparison; a figure with its interval where there is one.
 _SHOWN = (
@@ -62,6 +66,25 @@ def print_comparison(table: pd.DataFrame) -> None:
     networks = table[table["kind"] == "network"]
     for name, weights in dict(zip(networks["display_name"], networks["weights"], strict=True)).items():
         console.print(f"weights of {name}: {weights}", style="dim", markup=False)
+
+
+def print_published(tables: Sequence[Mapping[str, Any]]) -> None:
+    """Print published values beside ours (`reporting.published.beside_published`); the page has what to mind with each."""
+    console = Console()
+    for each in tables:
+        official = each["kind"] == OFFICIAL
+        shown = Table(box=None, padding=(0, 1, 0, 0))
+        for heading in ("model or work", "preliminary", "final") if official else ("model", "here", "source document"):
+            shown.add_column(heading, justify="left" if heading.startswith("model") else "right")
+        for row in each["rows"]:
+            value = row["value"] + (f" {row['interval']}" if row["interval"] != ABSENT else "")
+            style = "dim" if row["is_baseline"] else None
+            shown.add_row(row["title"], value, ABSENT if official else row["printed"], style=style)
+        for row in each["published"]:
+            shown.add_row(row["work"], row["preliminary"], row["final"])
+        console.print(f"\n[bold]Beside published values[/] · {each['caption']}")
+        console.print(shown)
+        console.print(f"{each['caveats'][0]} The report says more.", style="dim")
 
 
 def _study_table(rows: pd.DataFrame) -> Table:

@@ -226,14 +226,14 @@ def mess(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / ".DS_Store").touch()
     write_image(folder / "UID_3_57_1_all.bmp", draw_cell(57))
     write_image(cohort / "training_data" / "fold_2" / "hem" / "UID_H2_57_1_hem.bmp", draw_cell(57))
-    real_open = preprocessing.Image.open
+    opened = preprocessing._source
 
-    def refuse(path: Path, **options: object) -> object:  # the root user reads whatever its permission bits are
-        if Path(path) == closed:
+    def refuse(path: Path, size_bytes: int) -> object:  # the root user reads whatever its permission bits are
+        if path == closed:
             raise PermissionError(13, "Permission denied", str(path))
-        return real_open(path, **options)
+        return opened(path, size_bytes)
 
-    monkeypatch.setattr(preprocessing.Image, "open", refuse)
+    monkeypatch.setattr(preprocessing, "_source", refuse)
     return cohort
 
 

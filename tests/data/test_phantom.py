@@ -14,12 +14,16 @@ from PIL import Image
 
 from leukolens.artifacts import hash_file
 from leukolens.data import phantom as phantom_module
+from leukolens.data import phantom_plan
+from leukolens.data.manifest import index
 from leukolens.data.phantom import MARKER_FILE, NOTICE, ROOT_NAME, encode_bmp, phantom
 from leukolens.data.phantom_cells import DARKEST_FOREGROUND, draw_cell, draw_mask, draw_outline, draw_traits
 from leukolens.data.preprocessing import read_pixels
 from leukolens.errors import ImageError, SettingsError
 from leukolens.settings import PhantomSettings
+from small_composition import SMALL
 
+LIKE = PhantomSettings(like="c-nmc-2019")
 SETTINGS = PhantomSettings(cells=60, subjects=12, seed=3)
 WHOLE_FILE_BYTES = 54 + 450 * 1352  # rows of 450 x 3 bytes are padded to 1352
 TRAINING_NAME = re.compile(r"UID_([Hh]?\d+)_(\d+)_(\d+)_(all|hem)\.bmp")
@@ -72,24 +76,6 @@ def test_names_say_label_subject_and_fold(training):
         assert (path.parent.name == "hem") == subject_of(path).startswith("H")
     fold_of = {(subject_of(path), path.parent.parent.name) for path in training}
     assert len(fold_of) == len({subject for subject, _ in fold_of}) == SETTINGS.subjects
-
-
-def test_subjects_are_uneven(tmp_path):
-    plan = phantom_module._plan(PhantomSettings(cells=10_661, subjects=73))
-    cells = Counter(cell.subject.name for cell in plan.training)
-    labels = Counter(cell.subject.label for cell in plan.training)
-    assert (len(cells), sum(cells.values())) == (73, 10_661)
-    assert labels == {"all": 7_272, "hem": 3_389}
-    assert max(cells.values()) > 4 * min(sorted(cells.values())[36:])
-    assert sum(name.startswith("H") for name in cells) == 26
-    folds = Counter(cell.subject.fold for cell in plan.training)
-    assert max(folds.values()) < 1.05 * min(folds.values())
-    copies = [cell for cell in plan.training if cell.copy_of]
-    assert len(copies) == 107
-    assert all(cell.copy_of.copy_of is None and cell.copy_of.number % 2 == 1 for cell in copies)
-    pairs = {(cell.subject.name, cell.copy_of.subject.name) for cell in copies if cell.subject != cell.copy_of.subject}
-    assert len(pairs) == 1
-    assert len(plan.preliminary) == pytest.approx(0.08 * 10_661, abs=1)
 
 
 def test_marker_says_synthetic(root):
@@ -196,6 +182,68 @@ def test_cells_of_a_subject_share_its_stain():
     colours = np.array([mean_colours(subject) for subject in range(8)])
     within, between = colours.std(axis=1).mean(), colours.mean(axis=1).std(axis=0).mean()
     assert between > 3 * within
+
+
+@pytest.fixture(scope="module")
+def like(tmp_path_factory):
+    """A set like a published one of 69 training cells."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(phantom_plan, "COMPOSITIONS", {"c-nmc-2019": SMALL})
+        return phantom(tmp_path_factory.mktemp("like"), LIKE)
+
+
+def test_like_a_published_set_has_its_files_and_no_damaged_one(like):
+    training = sorted((like / "training_data").rglob("*.bmp"))
+    preliminary = sorted((like / "validation_data").rglob("*.bmp"))
+    assert (len(training), len(preliminary)) == (69, 12)
+    assert {path.stat().st_size for path in training} == {WHOLE_FILE_BYTES}
+    assert {path.stat().st_size for path in preliminary} == {WHOLE_FILE_BYTES + 84}
+    final = sorted((like / "testing_data").rglob("*.bmp"))
+    assert {path.stat().st_size for path in final} == {54 + 600 * 1800}
+    marker = json.loads((like / MARKER_FILE).read_text())
+    assert marker["settings"] == {"like": "c-nmc-2019", "seed": 0}
+
+
+def test_like_a_published_set_is_indexed_as_that_set_is(like, tmp_path):
+    manifest = index(like, tmp_path)
+    flow = manifest.record["flow"]
+    assert (flow["found"], flow["set_aside"], flow["labelled"], flow["unlabelled"]) == (89, {}, 81, 8)
+    assert (flow["csv_rows_without_image"], flow["images_without_csv_row"]) == (0, 0)
+    assert flow["merged_groups"] == [["20", "21"], ["51", "75"], ["H2", "H6"], ["H3", "H10"]]
+    # 9 in the training folds, the padded cell, the final pair; the one pair of a subject's own is within a fold.
+    assert (flow["duplicate_sets"], flow["duplicate_images"]) == (11, 11)
+    assert flow["duplicate_sets_across_subjects"] == 8
+    assert flow["duplicate_sets_across_folds"] == 8
+    assert flow["duplicate_sets_across_parts"] == 1
+    assert {(row["part"], row["fold"], row["label"]): (row["images"], row["subjects"]) for row in flow["counts"]} == {
+        ("train", "fold_0", "HEM"): (8, 2), ("train", "fold_0", "ALL"): (11, 2), ("train", "fold_1", "HEM"): (7, 1),
+        ("train", "fold_1", "ALL"): (18, 2), ("train", "fold_2", "HEM"): (11, 3), ("train", "fold_2", "ALL"): (14, 3),
+        ("preliminary", None, "HEM"): (4, 1), ("preliminary", None, "ALL"): (8, 2), ("final", None, None): (8, 0),
+    }  # fmt: skip
+    images = manifest.images.set_index("image")
+    padded = images.loc["testing_data/C-NMC_test_final_phase_data/1.bmp"]
+    assert padded["pixel_hash"] == images.loc["training_data/fold_1/all/UID_51_2_4_all.bmp", "pixel_hash"]
+
+
+def test_like_a_published_set_and_a_small_one_do_not_mix(like):
+    with pytest.raises(SettingsError) as caught:
+        phantom(like.parent, SETTINGS)
+    assert caught.value.received == "another phantom: {'like': 'c-nmc-2019', 'seed': 0}"
+    assert phantom(like.parent, LIKE) == like
+
+
+def test_too_little_room_is_told_before_anything_is_drawn(tmp_path, monkeypatch):
+    usage = phantom_module.shutil.disk_usage(tmp_path)._replace(free=10_000_000_000)
+    monkeypatch.setattr(phantom_module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(SettingsError) as caught:
+        phantom(tmp_path, LIKE)
+    assert str(caught.value) == (
+        f"{tmp_path} has too little room for the phantom.\n"
+        "  expected: 10.4 GB free\n"
+        "  received: 10.0 GB free\n"
+        "  remedy:   make room, or write to another disk"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_set_is_kept_untouched(root):

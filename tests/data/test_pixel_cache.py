@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,10 +11,12 @@ import pytest
 from cohort import build_cohort, draw_cell, write_image
 from leukolens.artifacts import Manifest
 from leukolens.data import pixel_cache
+from leukolens.data.indexed import IndexedImage, read_indexed
 from leukolens.data.manifest import index
-from leukolens.data.pixel_cache import cache_pixels, release
+from leukolens.data.pixel_cache import PixelCache, release
 from leukolens.data.preprocessing import Preprocessing, read_pixels
 from leukolens.errors import ManifestError
+from leukolens.settings import InputSettings
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,12 @@ def manifest(_indexed: Path, tmp_path: Path) -> Manifest:
     loaded = Manifest.load(_indexed)
     shutil.copytree(loaded.root, tmp_path / "cells")
     return Manifest(loaded.images, {**loaded.record, "root": str(tmp_path / "cells")})
+
+
+def cache_pixels(manifest: Manifest, folder: Path, input_px: int, **treatment: Any) -> PixelCache:
+    """Cache on the manifest's own canvas."""
+    preprocessing = Preprocessing(manifest.canvas_px, input_px, treatment=InputSettings(**treatment))
+    return pixel_cache.cache_pixels(manifest, folder, preprocessing)
 
 
 def with_canvas(manifest: Manifest, *canvas_px: int) -> Manifest:
@@ -62,7 +71,7 @@ def test_pixels_are_mapped_and_not_read_into_memory(manifest: Manifest, tmp_path
 
 def test_second_call_decodes_nothing(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cache_pixels(manifest, tmp_path / "cache", 32)
-    monkeypatch.setattr(pixel_cache, "read_pixels", refuse)
+    monkeypatch.setattr(pixel_cache, "read_indexed", refuse)
     np.testing.assert_array_equal(cache_pixels(manifest, tmp_path / "cache", 32).pixels, first.pixels)
 
 
@@ -77,6 +86,46 @@ def test_every_canvas_size_and_content_has_its_own_file(manifest: Manifest, tmp_
     assert len(list(tmp_path.glob("pixels-*.npy"))) == 5
     expected = Preprocessing((48, 48), 32).apply(read_pixels(changed, 48 * 48).pixels)
     np.testing.assert_array_equal(again.pixels[0], expected)
+
+
+TREATMENTS = [{}, {"crop": "centre", "crop_px": 36}, {"crop": "cell"}, {"colour": "grey"}, {"colour": "constancy"},
+              {"crop": "cell", "colour": "grey"}]  # fmt: skip
+
+
+def test_treatments_lie_side_by_side_and_are_found_again(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [cache_pixels(manifest, tmp_path / "cache", 32, **treatment) for treatment in TREATMENTS]
+    assert len(list((tmp_path / "cache").glob("pixels-*.npy"))) == len(TREATMENTS)
+    monkeypatch.setattr(pixel_cache, "read_indexed", refuse)
+    for cache, treatment in zip(made, TREATMENTS, strict=True):
+        np.testing.assert_array_equal(cache_pixels(manifest, tmp_path / "cache", 32, **treatment).pixels, cache.pixels)
+    for one, other in itertools.combinations(made, 2):
+        assert (one.pixels != other.pixels).any()
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_cached_pixels_are_those_that_the_record_prepares(
+    manifest: Manifest, tmp_path: Path, treatment: dict[str, Any]
+) -> None:
+    cache = cache_pixels(manifest, tmp_path / "cache", 32, **treatment)
+    prepared = Preprocessing.from_record(Preprocessing((48, 48), 32).to_record() | treatment)
+    for row, image in enumerate(cache.images):
+        decoded = read_pixels(manifest.root / image, max_pixels=48 * 48)
+        np.testing.assert_array_equal(cache.pixels[row], prepared.apply(decoded.pixels))
+        np.testing.assert_array_equal(cache.pixels[row], prepared.apply(decoded.trimmed))
+
+
+def test_weights_share_pixels_whatever_their_mean_and_deviation(manifest: Manifest, tmp_path: Path) -> None:
+    for mean in (0.0, 0.4):
+        pixel_cache.cache_pixels(manifest, tmp_path, Preprocessing((48, 48), 32, mean=(mean, mean, mean)))
+    assert len(list(tmp_path.glob("pixels-*.npy"))) == 1
+
+
+def test_canvas_is_that_of_the_preprocessing_not_of_the_manifest(manifest: Manifest, tmp_path: Path) -> None:
+    wanted = cache_pixels(with_canvas(manifest, 40, 60), tmp_path, 32).pixels
+    found = pixel_cache.cache_pixels(manifest, tmp_path, Preprocessing((40, 60), 32)).pixels
+    np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("side_px", [40, 60])
@@ -115,13 +164,13 @@ def test_interrupted_filling_leaves_no_file(
 ) -> None:
     last = manifest.root / manifest.images["image"].iloc[-1]
 
-    def interrupt(path: Path, max_pixels: int) -> Any:
-        if path == last:
+    def interrupt(root: Path, row: IndexedImage) -> Any:
+        if root / row.image == last:
             raise KeyboardInterrupt
-        return read_pixels(path, max_pixels)
+        return read_indexed(root, row)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(pixel_cache, "read_pixels", interrupt)
+        patched.setattr(pixel_cache, "read_indexed", interrupt)
         cache_pixels(manifest, tmp_path / "cache", 32)
     assert files(tmp_path / "cache") == []
     assert cache_pixels(manifest, tmp_path / "cache", 32).pixels.any(axis=(1, 2, 3)).all()

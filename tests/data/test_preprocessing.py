@@ -7,6 +7,7 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from leukolens.data import preprocessing
 from leukolens.data.phantom import encode_bmp
 from leukolens.data.preprocessing import Preprocessing, fit_canvas, foreground, read_pixels, resize
 from leukolens.data.trimmed import trim
-from leukolens.errors import ArtifactError, ImageError
+from leukolens.errors import ArtifactError, ImageError, SettingsError
+from leukolens.settings import InputSettings
 
 MAX_PIXELS = 25_000_000
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -74,6 +76,40 @@ def test_window_of_a_plain_bmp_alone_is_unpacked(tmp_path: Path, monkeypatch: py
     path = write_image(tmp_path / "cell.bmp", draw_cell(1))
     monkeypatch.setattr(preprocessing, "_to_rgb", lambda _: pytest.fail("unpacked the whole picture"))
     assert read_pixels(path, MAX_PIXELS).trimmed.window.shape == (19, 19, 3)  # a disc of radius 10, its edge left out
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "png", "jpg", "tif", "webp"])
+def test_file_too_large_to_be_read_at_once_gives_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = write_image(tmp_path / f"cell.{suffix}", draw_cell(1))
+    at_once = read_pixels(path, MAX_PIXELS)
+    monkeypatch.setattr(preprocessing, "_READ_AT_ONCE_BYTES", path.stat().st_size - 1)
+    opened = []
+    monkeypatch.setattr(preprocessing.Image, "open", noting(preprocessing.Image.open, opened))
+    in_pieces = read_pixels(path, MAX_PIXELS)
+    assert opened == [path]
+    assert in_pieces.format == at_once.format
+    assert in_pieces.trimmed.corner == at_once.trimmed.corner
+    np.testing.assert_array_equal(in_pieces.trimmed.window, at_once.trimmed.window)
+
+
+def noting(function: Any, first_arguments: list[Any]) -> Any:
+    def noted(first: Any, **named: Any) -> Any:
+        first_arguments.append(first)
+        return function(first, **named)
+
+    return noted
+
+
+def test_bmp_that_is_cut_short_is_refused_however_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_image(tmp_path / "cell.bmp", draw_cell(1))
+    path.write_bytes(path.read_bytes()[:-1])
+    at_once = refused(path)
+    monkeypatch.setattr(preprocessing, "_READ_AT_ONCE_BYTES", 0)
+    in_pieces = refused(path)
+    assert (at_once.reason, in_pieces.reason) == ("truncated", "truncated")
+    assert at_once.received == in_pieces.received
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA"])
@@ -290,8 +326,76 @@ def test_record_comes_back() -> None:
     assert Preprocessing.from_record(record.to_record()) == record
 
 
-@pytest.mark.parametrize("change", [{"resizer": "OpenCV area"}, {"crop": 300}])
+@pytest.mark.parametrize(
+    "treatment",
+    [
+        InputSettings(crop="cell"),
+        InputSettings(crop="centre", crop_px=300),
+        InputSettings(colour="grey"),
+        InputSettings(crop="cell", colour="constancy"),
+    ],
+)
+def test_record_with_a_treatment_comes_back(treatment: InputSettings) -> None:
+    record = Preprocessing((450, 600), 224, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), treatment=treatment)
+    assert Preprocessing.from_record(json.loads(json.dumps(record.to_record()))) == record
+
+
+def test_record_says_what_is_not_the_default() -> None:
+    plain = {"canvas_px": [450, 450], "input_px": 224, "mean": [0.0] * 3, "std": [1.0] * 3,
+             "resizer": "Pillow bilinear, antialiased"}  # fmt: skip
+    assert Preprocessing((450, 450), 224).to_record() == plain
+    centre = InputSettings(crop="centre", crop_px=300)
+    assert Preprocessing((450, 450), 224, treatment=centre).to_record() == plain | {"crop": "centre", "crop_px": 300}
+
+
+def test_record_from_before_there_were_treatments_means_the_defaults() -> None:
+    old = {"canvas_px": [450, 450], "input_px": 224, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6],
+           "resizer": "Pillow bilinear, antialiased"}  # fmt: skip
+    read = Preprocessing.from_record(old)
+    assert read.treatment == InputSettings(crop="canvas", crop_px=None, colour="rgb")
+    assert Preprocessing.from_record(old | {"crop": "canvas", "crop_px": None, "colour": "rgb"}) == read
+    assert read.to_record() == old
+
+
+def test_centre_larger_than_the_canvas_is_refused() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Preprocessing((450, 300), 224, treatment=InputSettings(crop="centre", crop_px=301))
+    assert caught.value.what == "The canvas has no central square of 301 px."
+    assert caught.value.expected == "a crop_px of at most 300, the shorter side of the canvas"
+    assert caught.value.received == "crop_px 301, a canvas of 450 x 300 px"
+    assert caught.value.remedy == "correct --crop-px (input.crop_px), or index again with a larger --canvas"
+
+
+def test_pixels_depend_on_all_but_the_constants_of_the_weights() -> None:
+    cell = InputSettings(crop="cell")
+    whole = Preprocessing((450, 600), 224, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), treatment=cell)
+    assert whole.of_pixels() == Preprocessing((450, 600), 224, treatment=cell)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resizer": "OpenCV area"},
+        {"crop": 300},
+        {"crop": "lymphocyte"},
+        {"crop": "centre"},
+        {"crop_px": 300},
+        {"colour": "sepia"},
+        {"sharpening": 1},
+    ],
+)
 def test_record_of_another_preprocessing_is_refused(change: dict[str, object]) -> None:
     record = Preprocessing((450, 450), 224).to_record() | change
+    with pytest.raises(ArtifactError, match=re.escape("A preprocessing record cannot be followed.")) as caught:
+        Preprocessing.from_record(record)
+    assert caught.value.expected == (
+        "the fields canvas_px, input_px, mean, resizer, std and the resizer 'Pillow bilinear, antialiased'; perhaps crop "
+        "(canvas or centre or cell, centre with crop_px) and colour (rgb or grey or constancy)"
+    )
+
+
+@pytest.mark.parametrize("missing", ["canvas_px", "input_px", "mean", "std", "resizer"])
+def test_record_that_lacks_a_field_is_refused(missing: str) -> None:
+    record = {key: value for key, value in Preprocessing((450, 450), 224).to_record().items() if key != missing}
     with pytest.raises(ArtifactError, match=re.escape("A preprocessing record cannot be followed.")):
         Preprocessing.from_record(record)

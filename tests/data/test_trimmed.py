@@ -11,7 +11,7 @@ from PIL import Image
 
 from leukolens.data.phantom_cells import draw_cell, draw_traits
 from leukolens.data.preprocessing import read_pixels
-from leukolens.data.trimmed import Trimmed, trim
+from leukolens.data.trimmed import Trimmed, lit_box, trim
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "c-nmc-sample"
 SMEARS = REAL.parent / "b-all-smears"
@@ -36,6 +36,25 @@ def test_window_holds_all_that_is_not_exactly_black() -> None:
     trimmed = trim(pixels)
     assert (trimmed.corner, trimmed.window.shape, trimmed.size_px) == ((1, 2), (3, 4, 3), (5, 7))
     np.testing.assert_array_equal(trimmed.pixels, pixels)
+
+
+@pytest.mark.parametrize("height", [1, 2, 15, 16, 17, 31, 32, 33, 50])
+def test_window_is_exact_wherever_the_light_is(height: int) -> None:
+    """Rows are looked through in blocks of 16, of which the last may lie over the one before."""
+    for top in range(height):
+        for bottom in {top, min(top + 7, height - 1), height - 1}:
+            pixels = np.zeros((height, 5, 3), np.uint8)
+            pixels[top, 1, 2] = pixels[bottom, 3, 0] = 1
+            rows, columns = lit_box(pixels.reshape(height, 15))
+            assert (rows, columns) == (slice(top, bottom + 1), slice(1, 4))
+
+
+@pytest.mark.parametrize("level", [1, 128, 255])
+def test_any_level_but_0_in_any_channel_is_light(level: int) -> None:
+    for place in range(15):
+        lines = np.zeros((20, 15), np.uint8)
+        lines[18, place] = level
+        assert lit_box(lines) == (slice(18, 19), slice(place // 3, place // 3 + 1))
 
 
 def test_black_picture_has_an_empty_window() -> None:

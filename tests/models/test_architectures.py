@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from leukolens.data.preprocessing import Preprocessing
 from leukolens.errors import SettingsError
-from leukolens.models.architectures import ARCHITECTURES, FIVE_ARCHITECTURES, find_architecture
-from leukolens.models.classifier import build_classifier
+from leukolens.models.architectures import ARCHITECTURES, FIVE_ARCHITECTURES, check_stages, find_architecture
+from leukolens.models.classifier import Backbone, build_classifier
 from leukolens.models.weights import PretrainedWeights
+from leukolens.settings import TrainSettings
 
 INPUT_PX = 64
 # Width of the last feature map, from each network's paper.
@@ -69,3 +72,38 @@ def test_unknown_name_raises_and_names_what_there_is(name: str) -> None:
         f"  received: {name}\n"
         "  remedy:   correct --arch; `python -c 'import timm; print(timm.list_models())'` lists timm's names"
     )
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_weight_belongs_to_one_stage_and_every_pooling_works(name: str) -> None:
+    backbone = Backbone(replace(ARCHITECTURES[name], pooling="max_mean"), INPUT_PX)
+    of_stages = [weight for parts in backbone.stage_modules() for part in parts for weight in part.parameters()]
+    assert [id(weight) for weight in of_stages] == [id(weight) for weight in backbone.parameters()]
+    assert len(backbone.stages) >= 4
+    assert backbone.width == 2 * WIDTHS[name]
+    backbone.pooling = "gem"
+    with torch.inference_mode():
+        features = backbone(torch.rand(2, 3, INPUT_PX, INPUT_PX))
+    assert features.shape == (2, WIDTHS[name])
+    assert bool((features > 0).all())
+
+
+@pytest.mark.parametrize(
+    ("changes", "received"),
+    [
+        ({"trainable": "last_block"}, "trainable last_block"),
+        ({"layer_decay": 0.5}, "layer_decay 0.5"),
+        ({"layer_decay": 0.5, "trainable": "last_block"}, "trainable last_block and layer_decay 0.5"),
+    ],
+)
+def test_network_whose_stages_nobody_has_named_says_so(changes: dict[str, Any], received: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        check_stages(find_architecture("timm:test_resnet"), TrainSettings(**changes))
+    assert str(caught.value) == (
+        "The stages of test_resnet are not known.\n"
+        f"  expected: one of {', '.join(ARCHITECTURES)}, or trainable all and layer_decay 1\n"
+        f"  received: {received}\n"
+        "  remedy:   leave these settings out, or add the network's row, with its stages, to models/architectures.py"
+    )
+    check_stages(find_architecture("timm:test_resnet"), TrainSettings(finetune_epochs=0, **changes))
+    check_stages(find_architecture("resnet50"), TrainSettings(**changes))

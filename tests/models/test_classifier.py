@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from leukolens.data.preprocessing import Preprocessing
 from leukolens.errors import SettingsError, WeightsError
 from leukolens.models.architectures import find_architecture
-from leukolens.models.classifier import Backbone, Classifier, Normalise, build_classifier, hash_backbone
+from leukolens.models.classifier import Backbone, Classifier, Normalise, build_classifier, hash_backbone, pool
 from leukolens.models.weights import PretrainedWeights
 
 PREPROCESSING = Preprocessing((48, 48), 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -139,3 +140,65 @@ def test_input_that_a_network_cannot_read_raises_and_names_the_size(name: str, s
     what = re.escape(f"{architecture.display_name} cannot read images of {side_px} x {side_px} px.")
     with pytest.raises(SettingsError, match=f"^{what}"):
         Backbone(architecture, side_px)
+
+
+# Pooling
+
+
+def test_pooled_values_by_hand() -> None:
+    maps = torch.tensor([[[[1.0, 2.0], [3.0, 6.0]], [[-4.0, 0.0], [0.0, 0.0]]]])
+    assert pool(maps, "mean").tolist() == [[3.0, -1.0]]
+    assert pool(maps, "max_mean").tolist() == [[6.0, 0.0, 3.0, -1.0]]
+    # (1 + 8 + 27 + 216) / 4 = 63; what is below 0 counts as the floor.
+    assert pool(maps, "gem")[0].tolist() == pytest.approx([63 ** (1 / 3), 1e-6], rel=1e-4)
+
+
+def test_generalised_mean_is_computed_in_float32() -> None:
+    maps = torch.rand(2, 3, 7, 7, generator=torch.Generator().manual_seed(0)).bfloat16()
+    torch.testing.assert_close(pool(maps, "gem"), pool(maps.float(), "gem"))
+
+
+@pytest.mark.parametrize(("pooling", "width"), [("max_mean", 192), ("gem", 96)])
+def test_network_that_pools_by_itself_is_pooled_as_wished(
+    random_weights: Callable[[str], PretrainedWeights], levels: torch.Tensor, pooling: str, width: int
+) -> None:
+    weights = random_weights("timm:test_resnet")
+    wished = replace(weights, architecture=replace(weights.architecture, pooling=pooling))
+    plain, other = (build_classifier(each, PREPROCESSING, 2, 0.2, 0) for each in (weights, wished))
+    with torch.inference_mode():
+        maps = plain.backbone.network.forward_features(plain.normalise(levels))
+        torch.testing.assert_close(plain.features(levels), pool(maps, "mean"))
+        torch.testing.assert_close(other.features(levels), pool(maps, pooling))
+    assert other.head.weight.shape == (2, width)
+    # Its features are others, though its weights are the same.
+    assert hash_backbone(other) != hash_backbone(plain)
+    assert plain.backbone.network.state_dict().keys() == other.backbone.network.state_dict().keys()
+
+
+@pytest.mark.parametrize(("name", "side_px"), [("timm:test_vit", 64), ("timm:swin_tiny_patch4_window7_224", 224)])
+def test_network_without_a_map_of_features_cannot_be_pooled(name: str, side_px: int) -> None:
+    architecture = replace(find_architecture(name), pooling="gem")
+    with pytest.raises(SettingsError) as caught:
+        Backbone(architecture, side_px)
+    assert caught.value.what == f"{architecture.display_name} gives no map of features that could be pooled by gem."
+    assert caught.value.received.startswith("features of shape (1, ")
+
+
+# Stages
+
+
+STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+
+
+def test_what_lies_below_the_last_stage_is_frozen(random_weights: Callable[[str], PretrainedWeights]) -> None:
+    weights = random_weights("timm:test_resnet")
+    staged = replace(weights, architecture=replace(weights.architecture, stages=STAGES))
+    classifier = build_classifier(staged, PREPROCESSING, 2, 0.2, 0)
+    classifier.backbone.freeze_all_but_last_stage()
+    classifier.train()
+    learning = {name for name, weight in classifier.named_parameters() if weight.requires_grad}
+    last = ("backbone.network.layer4.", "head.")
+    assert learning == {name for name, _ in classifier.named_parameters() if name.startswith(last)}
+    network = classifier.backbone.network
+    training = {name: getattr(network, name).training for stage in STAGES for name in stage}
+    assert training == {name: name == "layer4" for name in training}

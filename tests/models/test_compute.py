@@ -10,8 +10,8 @@ import torch
 from leukolens.errors import SettingsError
 from leukolens.models import compute
 from leukolens.models.architectures import find_architecture
-from leukolens.models.compute import Compute, choose_compute, tune_allocator
-from leukolens.settings import TrainSettings
+from leukolens.models.compute import Compute, choose_compute, choose_engine, tune_allocator
+from leukolens.settings import EngineChoice, TrainSettings
 
 RESNET = find_architecture("resnet50")
 
@@ -82,6 +82,71 @@ def test_autocast_computes_products_in_bfloat16_only_where_asked() -> None:
         assert (one @ one).dtype == torch.bfloat16
     with Compute("cpu", "fp32").inference_autocast():
         assert (one @ one).dtype == torch.float32
+
+
+PROCESSOR = Compute("cpu", "fp32", "torch")
+
+
+@pytest.mark.parametrize(
+    ("before", "exported", "engine"),
+    [
+        (Compute("cpu", "bf16", "openvino"), (), "openvino"),
+        (Compute("cpu", "bf16", "openvino"), ("onnx", "int8"), "openvino"),
+        (PROCESSOR, (), "torch"),
+        (PROCESSOR, ("int8",), "torch"),
+        (PROCESSOR, ("int8", "onnx"), "onnx"),
+        (PROCESSOR, ("onnx", "openvino", "int8"), "openvino"),
+        (Compute("cpu", "bf16", "torch"), ("onnx",), "torch"),
+        (Compute("cuda", "bf16"), ("onnx", "openvino"), "torch"),
+    ],
+)
+def test_engine_left_to_the_program_is_the_fastest_that_keeps_the_precision(
+    monkeypatch: pytest.MonkeyPatch, before: Compute, exported: tuple[str, ...], engine: str
+) -> None:
+    monkeypatch.setattr(compute, "is_installed", lambda name: True)
+    chosen = choose_engine(before, "auto", exported)
+    assert chosen.engine == engine
+    assert chosen.inference_precision == before.inference_precision
+
+
+def test_engine_left_to_the_program_is_one_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "is_installed", lambda name: False)
+    assert choose_engine(PROCESSOR, "auto", ("onnx",)).engine == "torch"
+
+
+@pytest.mark.parametrize(("engine", "asked"), [("torch", "bf16"), ("openvino", "bf16"), ("onnx", "fp32"), ("int8", "int8")])
+def test_engine_that_is_named_computes_in_its_own_precision(
+    monkeypatch: pytest.MonkeyPatch, engine: EngineChoice, asked: str
+) -> None:
+    monkeypatch.setattr(compute, "is_installed", lambda name: True)
+    chosen = choose_engine(Compute("cpu", "bf16", "openvino"), engine, ("onnx", "openvino", "int8"))
+    assert (chosen.engine, chosen.inference_precision, chosen.precision) == (engine, asked, "bf16")
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx", "int8"])
+def test_engine_of_processors_is_refused_on_a_gpu(engine: EngineChoice) -> None:
+    with pytest.raises(SettingsError) as caught:
+        choose_engine(Compute("cuda", "bf16"), engine, ("onnx", "openvino", "int8"))
+    assert str(caught.value) == (
+        f"The engine {engine} computes on a processor only.\n"
+        "  expected: --device cpu or auto\n"
+        "  received: --device cuda\n"
+        "  remedy:   leave --device out, or take --engine torch"
+    )
+
+
+def test_engine_without_its_network_says_what_the_bundle_has() -> None:
+    with pytest.raises(SettingsError) as caught:
+        choose_engine(PROCESSOR, "int8", ("onnx", "openvino"))
+    assert caught.value.received == "one with onnx, openvino"
+
+
+def test_engine_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "is_installed", lambda name: False)
+    with pytest.raises(SettingsError) as caught:
+        choose_engine(PROCESSOR, "onnx", ("onnx",))
+    assert caught.value.what == "The engine onnx needs onnxruntime."
+    assert caught.value.remedy.startswith("pip install 'leukolens[export]'")
 
 
 def test_allocator_is_told_to_keep_memory_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,7 @@ class ReadsInBetween(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.frozen: list[nn.Module] = []
         self.conv = nn.Conv2d(3, 4, 3)
         self.norm = nn.BatchNorm2d(4)
         nn.init.constant_(self.norm.weight, 3.0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,16 @@ def test_decisions_on_real_cells_are_those_of_plain_float32(name: str, precision
 def _margins(features: NDArray[np.float32], head: FittedHead) -> NDArray[np.float32]:
     logits = linear_logits(features, head.weight, head.bias)
     return logits[:, 1] - logits[:, 0]
+
+
+@pytest.mark.parametrize("pooling", ["max_mean", "gem"])
+@pytest.mark.parametrize("name", ["alexnet", "efficientnet_b0", "tf_efficientnet_lite0"])
+def test_compiled_features_are_pooled_as_wished(
+    name: str, pooling: str, random_weights: Callable[[str], PretrainedWeights], levels: Tensor
+) -> None:
+    weights = random_weights(name)
+    wished = replace(weights, architecture=replace(weights.architecture, pooling=pooling))
+    classifier = build_classifier(wished, Preprocessing((64, 64), SIDE_PX, weights.mean, weights.std), 2, 0.2, 0)
+    wanted = EagerEngine(classifier, EAGER)(levels)
+    assert relative_error(compiled(classifier)(levels), wanted) < 1e-4
+    assert relative_error(compiled(classifier, COMPILED_BF16)(levels), wanted) < 0.15

@@ -144,6 +144,8 @@ def test_what_is_returned_is_what_is_written(finetuned_run: Run, cohort: Any, tm
         "decision_hash": decision["hash"],
         "tta": False,
         "abstain": None,
+        "engine": "torch",
+        "inference_precision": "fp32",
     }  # fmt: skip
     assert list(written.table.columns) == COLUMNS
     np.testing.assert_array_equal(scores_of(written.table), scores_of(predictions.table))

@@ -105,6 +105,16 @@ def test_parts_are_what_predict_gives(
     assert (part.record["shard"], part.record["failures"]) == (5, 0)
 
 
+def test_parts_of_two_engines_do_not_become_one_table(head_run: Run, fresh: Manifest, tmp_path: Path) -> None:
+    shards = shards_of(head_run, fresh, tmp_path / "out")
+    score_all(head_run, shards)
+    part = Predictions.load(shards.part_path(2))
+    Predictions(part.table, {**part.record, "engine": "openvino"}).save(shards.part_path(2))
+    with pytest.raises(ArtifactError) as caught:
+        read_parts(tmp_path / "out")
+    assert caught.value.received == "engine openvino, inference_precision fp32; engine torch, inference_precision fp32"
+
+
 def test_images_that_cannot_be_scored_have_a_row_with_the_reason(head_run: Run, fresh: Manifest, tmp_path: Path) -> None:
     shards = shards_of(head_run, fresh, tmp_path / "out")
     names = sorted(fresh.images["image"])
@@ -118,6 +128,8 @@ def test_images_that_cannot_be_scored_have_a_row_with_the_reason(head_run: Run, 
     assert dict(zip(failures["image"], failures["reason"], strict=True)) == {
         names[1]: "missing", names[9]: "not_an_image", names[10]: "changed", names[11]: "changed"
     }  # fmt: skip
+    other = failures.iloc[2]
+    assert other["expected"] == f"pixels of content hash {fresh.images.set_index('image')['content_hash'][names[10]]}"
     smaller = failures.iloc[3]
     assert (smaller["expected"], smaller["received"]) == ("48 x 48 pixels", "40 x 40 pixels")
     scored = read_parts(tmp_path / "out").table["image"].tolist()

@@ -67,6 +67,23 @@ def test_the_same_files_give_the_same_card_and_nothing_half_written_stays(run):
     assert [path.name for path in run.iterdir() if "partial" in path.name] == []
 
 
+@pytest.mark.parametrize(
+    ("treatment", "said"),
+    [
+        ({}, "to 450 x 450 px (height, width), resized to"),
+        ({"crop": "centre", "crop_px": 300}, "(height, width), cut down to its central square of 300 px, resized to"),
+        ({"crop": "cell", "colour": "grey"},
+         "(height, width), cut down to a square around the cell (its size is lost), turned grey, resized to"),
+        ({"colour": "constancy"},
+         "(height, width), its foreground put under a neutral light (shades of grey), resized to"),
+    ],
+)  # fmt: skip
+def test_card_says_how_pictures_were_treated(run, treatment, said):
+    record = read_json(run / "run.json")
+    write_json(run / "run.json", {**record, "preprocessing": record["preprocessing"] | treatment})
+    assert said in " ".join(section(card(run), "Model details").split())
+
+
 @pytest.mark.parametrize("synthetic", [True, False])
 def test_synthetic_data_open_both_documents(tmp_path, synthetic):
     run = build(tmp_path / "results", manifest(synthetic=synthetic))

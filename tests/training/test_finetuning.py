@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import re
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from leukolens.data.pixel_cache import PixelCache
-from leukolens.models.classifier import Classifier
+from leukolens.data.preprocessing import Preprocessing
+from leukolens.models.classifier import Classifier, build_classifier
 from leukolens.models.compute import Compute
+from leukolens.models.weights import PretrainedWeights
 from leukolens.settings import TrainSettings
 from leukolens.training import finetuning
 from leukolens.training.batches import PixelBatches, ShuffledBatches, TrainingImages
@@ -25,6 +30,7 @@ from leukolens.training.finetuning import (
     fine_tune,
     lay_out_moments,
 )
+from leukolens.training.losses import Mixed, training_loss
 from leukolens.training.selection import Epoch, Selection
 
 CPU = Compute("cpu", "fp32")
@@ -243,3 +249,187 @@ def test_tuning_works_without_class_weights_in_bfloat16_and_in_one_batch(
     assert np.isfinite([tuned.epochs[0].train_loss, tuned.epochs[0].validation_loss]).all()
     stored = load_file(tmp_path / RESUME_FOLDER / BEST_FILE)
     assert {value.dtype for value in stored.values()} <= {torch.float32, torch.int64}
+
+
+# Stages
+
+
+@pytest.fixture
+def staged(random_weights: Callable[[str], PretrainedWeights]) -> Classifier:
+    """The tiny network with its stages named."""
+    weights = random_weights("timm:test_resnet")
+    stages = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+    weights = replace(weights, architecture=replace(weights.architecture, stages=stages))
+    return build_classifier(weights, Preprocessing((48, 48), 32, weights.mean, weights.std), 2, dropout=0.2, seed=0)
+
+
+def tensors(classifier: Classifier) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in classifier.state_dict().items()}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_frozen_stages_stay_and_the_last_one_learns(
+    staged: Classifier, images: TrainingImages, tiny: TrainSettings, tmp_path: Path, precision: str
+) -> None:
+    before = tensors(staged)
+    settings = tiny.model_copy(update={"trainable": "last_block", "finetune_epochs": 1, "ema_decay": 0.5})
+    fine_tune(staged, images, settings, Compute("cpu", precision), tmp_path)
+    for after in (tensors(staged), load_file(tmp_path / RESUME_FOLDER / BEST_FILE)):
+        changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        learning = {name for name in before if "layer4" in name or name.startswith("head")}
+        assert changed == learning
+
+
+def test_frozen_weights_have_no_gradient(staged: Classifier, images: TrainingImages, tiny: TrainSettings) -> None:
+    staged.backbone.freeze_all_but_last_stage()
+    staged.train()
+    levels = torch.from_numpy(images.pixels[[0, 1, 2, 3]]).permute(0, 3, 1, 2).float()
+    staged(levels).sum().backward()
+    with_gradient = {name for name, weight in staged.named_parameters() if weight.grad is not None}
+    assert with_gradient == {name for name, _ in staged.named_parameters() if "layer4" in name or "head" in name}
+
+
+def groups_of(classifier: Classifier, images: TrainingImages, settings: TrainSettings) -> list[dict[str, Any]]:
+    optimiser = FineTuning(classifier, images, settings).configure_optimizers()["optimizer"]
+    groups: list[dict[str, Any]] = optimiser.param_groups
+    return groups
+
+
+def test_rates_fall_from_stage_to_stage(staged: Classifier, images: TrainingImages, tiny: TrainSettings) -> None:
+    rate = {"scratch_learning_rate": 8e-3, "finetune_head_learning_rate": 1e-3, "layer_decay": 0.5}
+    groups = groups_of(staged, images, tiny.model_copy(update=rate))
+    assert [group["initial_lr"] for group in groups] == pytest.approx([8e-3, 4e-3, 2e-3, 1e-3, 5e-4, 1e-3])
+    network = staged.backbone.network
+    assert [id(weight) for weight in groups[0]["params"]] == [id(weight) for weight in network.layer4.parameters()]
+    first = [*network.conv1.parameters(), *network.bn1.parameters()]
+    assert [id(weight) for weight in groups[4]["params"]] == [id(weight) for weight in first]
+    together = [id(weight) for group in groups for weight in group["params"]]
+    assert sorted(together) == sorted(id(weight) for weight in staged.parameters())
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_last_block_alone_learns_at_the_rate_of_the_backbone(
+    staged: Classifier, images: TrainingImages, tiny: TrainSettings, decay: float
+) -> None:
+    staged.backbone.freeze_all_but_last_stage()
+    groups = groups_of(staged, images, tiny.model_copy(update={"layer_decay": decay}))
+    assert [group["initial_lr"] for group in groups] == [tiny.scratch_learning_rate, tiny.finetune_head_learning_rate]
+    assert len(groups[0]["params"]) == len(list(staged.backbone.network.layer4.parameters()))
+
+
+# Losses
+
+
+def test_mixed_batch_is_judged_by_both_labels(
+    tiny_classifier: Classifier, images: TrainingImages, tiny: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny.model_copy(update={"mixup_alpha": 1.0, "label_smoothing": 0.1})
+    tuning = FineTuning(tiny_classifier.eval(), images, settings)
+    levels, labels = torch.rand(4, 3, 32, 32) * 255, torch.tensor([0, 1, 1, 0])
+    mixed = Mixed(levels.flip(0), torch.tensor([2, 0, 1, 3]), 0.7)
+    monkeypatch.setattr(finetuning, "augment", lambda given, *_: given)
+    monkeypatch.setattr(finetuning, "mix_up", lambda *_: mixed)
+    tuning.augmentation_generator = torch.Generator()
+    logits = tiny_classifier(levels.flip(0))
+    own, partner = (training_loss(logits, each, tuning.loss_weights, settings) for each in (labels, labels[[2, 0, 1, 3]]))
+    torch.testing.assert_close(tuning.training_step((levels, labels), 0), 0.7 * own + 0.3 * partner)
+
+
+def test_validation_is_judged_by_plain_cross_entropy(
+    tiny_classifier: Classifier, images: TrainingImages, tiny: TrainSettings, tmp_path: Path
+) -> None:
+    smoothed = tiny.model_copy(update={"finetune_epochs": 1, "label_smoothing": 0.3, "focal_gamma": 2.0, "mixup_alpha": 0.3})
+    tuned = fine_tune(tiny_classifier, images, smoothed, CPU, tmp_path)
+    tuning = FineTuning(tiny_classifier, images, smoothed)
+    levels = torch.from_numpy(images.pixels[images.validation_rows]).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        logits = tiny_classifier(levels)
+    wanted = torch.nn.functional.cross_entropy(logits, torch.from_numpy(images.validation_labels), tuning.loss_weights)
+    assert tuned.epochs[0].validation_loss == pytest.approx(float(wanted), rel=1e-4)
+
+
+# Averages
+
+
+def test_moving_average_of_the_steps_is_judged_and_kept(
+    tiny_classifier: Classifier, images: TrainingImages, tiny: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[torch.Tensor] = []
+    end = FineTuning.on_train_batch_end
+
+    def remember(self: FineTuning, *given: Any) -> None:
+        end(self, *given)
+        steps.append(self.classifier.head.weight.detach().clone())
+
+    monkeypatch.setattr(FineTuning, "on_train_batch_end", remember)
+    settings = tiny.model_copy(update={"ema_decay": 0.8, "finetune_epochs": 1, "scratch_learning_rate": 0.01})
+    tuned = fine_tune(tiny_classifier, images, settings, CPU, tmp_path)
+    average = steps[0]
+    for weight in steps[1:]:
+        average = 0.8 * average + 0.2 * weight
+    best = load_file(tmp_path / RESUME_FOLDER / BEST_FILE)
+    assert len(steps) == 5
+    torch.testing.assert_close(best["head.weight"], average)
+    assert not torch.allclose(best["head.weight"], steps[-1])
+    # What validation saw is what is kept.
+    tiny_classifier.load_state_dict(best)
+    levels = torch.from_numpy(images.pixels[images.validation_rows]).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        logits = tiny_classifier.eval()(levels)
+    weights = FineTuning(tiny_classifier, images, settings).loss_weights
+    wanted = torch.nn.functional.cross_entropy(logits, torch.from_numpy(images.validation_labels), weights)
+    assert tuned.epochs[0].validation_loss == pytest.approx(float(wanted), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [([0.5, 0.6, 0.7, 0.8], "average"), ([0.5, 0.6, 0.7, 0.65], "last epoch"), ([0.5, 0.6, 0.7, 0.7], "last epoch")],
+)
+def test_average_of_the_last_epochs_is_kept_where_it_is_best(
+    tiny_classifier: Classifier, images: TrainingImages, tiny: TrainSettings, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, scores: list[float], kept: str,
+) -> None:  # fmt: skip
+    after: list[dict[str, torch.Tensor]] = []
+    end = EpochKeeper.on_train_epoch_end
+
+    def remember(self: EpochKeeper, trainer: pl.Trainer, module: FineTuning) -> None:
+        end(self, trainer, module)
+        after.append(tensors(module.classifier))
+
+    monkeypatch.setattr(EpochKeeper, "on_train_epoch_end", remember)
+    scripted(monkeypatch, scores)
+    settings = tiny.model_copy(update={"swa_epochs": 2})
+    tuned = fine_tune(tiny_classifier, images, settings, CPU, tmp_path)
+    assert [epoch.epoch for epoch in tuned.epochs] == [1, 2, 3, 4]
+    assert [epoch.validation_balanced_accuracy for epoch in tuned.epochs] == scores
+    assert tuned.averaged_epochs == (2 if kept == "average" else 0)
+    assert tuned.selection == Selection(max(scores), -0.5)
+    best = load_file(tmp_path / RESUME_FOLDER / BEST_FILE)
+    for name, value in best.items():
+        wanted = (after[1][name] + after[2][name]) / 2 if kept == "average" else after[2][name]
+        if value.is_floating_point():
+            torch.testing.assert_close(value, wanted, msg=name)
+    files = sorted(path.name for path in (tmp_path / RESUME_FOLDER).iterdir())
+    assert files == [BEST_FILE, "epoch-2.safetensors", "epoch-3.safetensors", LAST_FILE]
+
+
+def test_one_epoch_is_too_few_for_an_average(
+    tiny_classifier: Classifier, images: TrainingImages, tiny: TrainSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = tiny.model_copy(update={"swa_epochs": 2, "finetune_epochs": 1})
+    with caplog.at_level("INFO", "leukolens"):
+        tuned = fine_tune(tiny_classifier, images, settings, CPU, tmp_path)
+    assert len(tuned.epochs) == 1
+    assert caplog.messages[-1] == "timm:test_resnet: one epoch was trained, too few for an average"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"swa_epochs": 1}, "swa_epochs must be 0 (no average) or 2 or more: one epoch is no average"),
+        ({"swa_epochs": 2, "ema_decay": 0.9}, "ema_decay and swa_epochs exclude each other: one average is kept"),
+    ],
+)
+def test_averages_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TrainSettings(**changes)

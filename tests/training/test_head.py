@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from leukolens.settings import TrainSettings
 from leukolens.training.head import Side, _moments, fit_head
+from leukolens.training.logistic import PENALTIES
 from leukolens.training.selection import Selection
 
 SETTINGS = TrainSettings(head_epochs=60, head_learning_rate=0.01)
@@ -107,3 +109,67 @@ def test_same_seed_same_head_and_another_seed_another() -> None:
 def test_first_epoch_is_always_better_than_none() -> None:
     fitted = fit_head(side(60, 0), side(30, 1), 2, SETTINGS.model_copy(update={"head_epochs": 1}))
     assert fitted.selection > Selection()
+
+
+# Logistic regression
+
+
+LBFGS = TrainSettings(head_solver="lbfgs")
+
+
+def test_optimum_is_folded_back_and_equals_scikit_learns() -> None:
+    train, validation = side(60, 0, shift=1, scale=40), side(30, 1, shift=1, scale=40)
+    fitted = fit_head(train, validation, 2, LBFGS)
+    mean, deviation = (each.numpy() for each in _moments(train.features))
+    reference = LogisticRegression(
+        solver="newton-cholesky", C=1 / (fitted.penalty * 60), class_weight="balanced", tol=1e-6
+    ).fit(((train.features - mean) / deviation).astype(np.float64), train.labels)
+    found = torch.softmax(torch.from_numpy(validation.features) @ fitted.weight.T + fitted.bias, dim=1)
+    wanted = reference.predict_proba((validation.features - mean) / deviation)
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-3)
+
+
+def test_penalty_is_chosen_on_validation_and_an_epoch_is_a_penalty() -> None:
+    fitted = fit_head(side(60, 0, shift=1), side(30, 1, shift=1), 2, LBFGS)
+    assert [epoch.epoch for epoch in fitted.epochs] == list(range(1, len(PENALTIES) + 1))
+    best = max(fitted.epochs, key=lambda epoch: epoch.selection())
+    assert fitted.selection == best.selection()
+    assert fitted.penalty == PENALTIES[best.epoch - 1]
+    losses = [epoch.train_loss for epoch in fitted.epochs]
+    assert losses == sorted(losses, reverse=True)
+    assert fit_head(side(60, 0), side(30, 1), 2, SETTINGS).penalty is None
+
+
+def test_of_penalties_that_judge_alike_the_strongest_is_kept() -> None:
+    # Features without any content: every penalty gives the same head.
+    empty = Side(np.ones((9, 5), np.float32), side(9, 0).labels)
+    assert fit_head(empty, empty, 2, LBFGS).penalty == PENALTIES[0]
+
+
+def test_three_classes_to_the_optimum() -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(60, dtype=np.int64) % 3
+    features = (random.normal(size=(60, 4)) + 10 * np.eye(3, 4)[labels]).astype(np.float32)
+    fitted = fit_head(Side(features, labels), Side(features, labels), 3, LBFGS)
+    assert (fitted.weight.shape, fitted.bias.shape) == ((3, 4), (3,))
+    assert fitted.selection.balanced_accuracy == 1.0
+
+
+# Views and losses
+
+
+def test_views_are_one_side_with_the_same_labels() -> None:
+    one, two = (side(6, seed).features for seed in (0, 1))
+    labels = side(6, 0).labels
+    both = Side.of_views([one, two], labels)
+    np.testing.assert_array_equal(both.features, np.concatenate([one, two]))
+    assert both.labels.tolist() == [*labels, *labels]
+    assert Side.of_views([one], labels).features is one
+
+
+def test_smoothed_labels_keep_the_head_from_being_sure() -> None:
+    apart = side(60, 0, shift=20), side(30, 1, shift=20)
+    settings = SETTINGS.model_copy(update={"head_epochs": 400, "dropout": 0.0})
+    plain, smoothed = (fit_head(*apart, 2, settings.model_copy(update={"label_smoothing": s})) for s in (0.0, 0.2))
+    # Smoothed by 0.2, a probability of 0.9 of the own class is the best there is: a loss of 0.105 on plain labels.
+    assert plain.epochs[-1].validation_loss < 0.08 < smoothed.epochs[-1].validation_loss < 0.2

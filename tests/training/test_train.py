@@ -18,12 +18,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from leukolens.artifacts import Manifest, Splits, hash_file, hash_json, read_json
-from leukolens.data.pixel_cache import PixelCache
+from leukolens.artifacts import Manifest, Splits, hash_file, hash_json, read_json, write_json
+from leukolens.data.pixel_cache import PixelCache, cache_pixels
 from leukolens.data.splits import split
 from leukolens.decision.rule import fit_decision
 from leukolens.decision.validation import ValidationScores
 from leukolens.errors import LeakError, RunError, SettingsError, SplitError
+from leukolens.models.architectures import ARCHITECTURES, find_architecture
 from leukolens.models.classifier import build_classifier
 from leukolens.models.weights import find_weights
 from leukolens.prediction.predict import predict
@@ -31,8 +32,9 @@ from leukolens.settings import DecisionSettings, SplitSettings, TrainSettings
 from leukolens.training import finetuning
 from leukolens.training import train as training
 from leukolens.training.deciding import bank_of
-from leukolens.training.features import to_levels
+from leukolens.training.features import to_levels, turned
 from leukolens.training.finetuning import EpochKeeper, FineTuning
+from leukolens.training.head import Side, fit_head
 from leukolens.training.runs import Run
 from leukolens.training.selection import Epoch
 from leukolens.training.train import train
@@ -526,3 +528,115 @@ def test_folds_are_trained_one_by_one_and_a_missing_one_raises(cohort: Any, head
         "  received: 3\n"
         "  remedy:   correct --fold, or make a k-fold split with `leukolens split --folds`"
     )
+
+
+# Options of the training
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"ema_decay": 0.7, "mixup_alpha": 0.3}, {"swa_epochs": 2, "label_smoothing": 0.05}],
+    ids=["moving average and mixing", "average of epochs"],
+)
+@pytest.mark.parametrize("break_training", [break_in_the_middle_of_an_epoch, break_after_the_last_epoch])
+def test_broken_training_with_options_ends_like_an_unbroken_one(
+    cohort: Any, finetuned_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, float],
+    break_training: Callable[[pytest.MonkeyPatch], None],
+) -> None:  # fmt: skip
+    settings = finetuned_run.settings.model_copy(update={**options, "finetune_epochs": 6, "patience": 6})
+    unbroken = train(cohort.manifest, cohort.splits, tmp_path / "unbroken", settings, cohort.cache)
+    arguments = (cohort.manifest, cohort.splits, tmp_path / "run", settings, cohort.cache)
+    with monkeypatch.context() as patched, pytest.raises(BreakdownError):
+        break_training(patched)
+        train(*arguments)
+    assert_same_result(train(*arguments), unbroken, cohort, tmp_path)
+    assert unbroken.record["best_phase"] == "finetune"
+    assert unbroken.record["settings"] | options == unbroken.record["settings"]
+    assert sorted(path.name for path in unbroken.folder.iterdir()) == FILES
+
+
+def test_average_that_is_kept_is_said_in_the_record(
+    cohort: Any, tiny: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judged(phase: str, number: int, *_: Any) -> Epoch:
+        return Epoch(phase, number, 0.0, 0.5, 1 + number / 10, 0.0, 0.0)
+
+    monkeypatch.setattr(finetuning, "validation_epoch", judged)
+    settings = tiny.model_copy(update={"swa_epochs": 2})
+    record = train(cohort.manifest, cohort.splits, tmp_path / "run", settings, cohort.cache).record
+    assert (record["best_phase"], record["best_epoch"], record["averaged_epochs"]) == ("finetune", 4, 2)
+
+
+def test_last_block_is_trained_from_the_settings(
+    cohort: Any, tiny: TrainSettings, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+    row = replace(find_architecture("timm:test_resnet"), stages=stages)
+    monkeypatch.setitem(ARCHITECTURES, "test_resnet", row)
+    scripted(monkeypatch, 1.1)
+    settings = tiny.model_copy(update={"trainable": "last_block", "finetune_epochs": 1, "layer_decay": 0.5})
+    run = train(cohort.manifest, cohort.splits, tmp_path / "run", settings, cohort.cache)
+    before, after = (load_file(each.folder / "weights.safetensors") for each in (head_run, run))
+    backbone = [name for name in before if name.startswith("backbone")]
+    changed = {name.split(".")[2] for name in backbone if not torch.equal(before[name], after[name])}
+    assert changed == {"layer4"}
+
+
+def test_unknown_stages_are_refused_before_anything_is_trained(cohort: Any, tiny: TrainSettings, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^The stages of test_resnet are not known\."):
+        train(cohort.manifest, cohort.splits, tmp_path / "run", tiny.model_copy(update={"layer_decay": 0.5}), cohort.cache)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("pooling", ["max_mean", "gem"])
+def test_pooling_is_that_of_the_run_wherever_it_is_asked(
+    cohort: Any, tiny: TrainSettings, head_run: Run, tmp_path: Path, pooling: str
+) -> None:
+    settings = tiny.model_copy(update={"pooling": pooling, "finetune_epochs": 0, "precision": "fp32"})
+    run = train(cohort.manifest, cohort.splits, tmp_path / "run", settings, cohort.cache)
+    classifier = run.classifier()
+    assert classifier.head.in_features == {"max_mean": 192, "gem": 96}[pooling]
+    scored = predict(run, cohort.manifest, cohort.splits, tmp_path / "scores", cohort.cache)
+    pixels = cache_pixels(cohort.manifest, cohort.cache, run.preprocessing)
+    levels = to_levels(pixels.pixels[pixels.rows_of(list(scored.table["image"]))], "cpu")
+    with torch.inference_mode():
+        logits = classifier(levels).double() / run.decision_record["temperature"]
+    np.testing.assert_allclose(scored.table["score_ALL"], torch.softmax(logits, dim=1)[:, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["adamw", "lbfgs"])
+def test_head_is_fitted_on_all_views_of_the_training_images(
+    cohort: Any, tiny: TrainSettings, pixels: PixelCache, tmp_path: Path, solver: str
+) -> None:
+    settings = tiny.model_copy(
+        update={"head_views": 8, "head_solver": solver, "finetune_epochs": 0, "precision": "fp32"}
+    )
+    run = train(cohort.manifest, cohort.splits, tmp_path / "run", settings, cohort.cache)
+    sides = cohort.splits.of_fold(0)
+    images = {side: sorted(sides.index[sides == side]) for side in ("train", "validation")}
+    levels = {side: to_levels(pixels.pixels[pixels.rows_of(names)], "cpu") for side, names in images.items()}
+    labels = {side: np.array([int("/all/" in name) for name in names]) for side, names in images.items()}
+    classifier = run.classifier()
+    with torch.inference_mode():
+        views = [classifier.features(turned(levels["train"], view).contiguous()).numpy() for view in range(8)]
+        plain = classifier.features(levels["validation"]).numpy()
+    fitted = fit_head(Side.of_views(views, labels["train"]), Side(plain, labels["validation"]), 2, settings)
+    torch.testing.assert_close(classifier.head.weight.detach(), fitted.weight, rtol=0.02, atol=1e-3)
+    assert run.record["validation_balanced_accuracy"] == fitted.selection.balanced_accuracy
+    assert run.record.get("head_penalty") == fitted.penalty
+    assert (fitted.penalty is None) == (solver == "adamw")
+
+
+def test_directory_of_an_earlier_version_was_made_with_todays_defaults(
+    cohort: Any, head_run: Run, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(head_run.folder, tmp_path / "run"))
+    key = read_json(copy / "key.json")
+    for name in ("trainable", "pooling", "ema_decay", "head_views"):
+        del key["settings"][name]
+    del key["settings"]["augmentation"]["rotate"]
+    write_json(copy / "key.json", key)
+    assert train(cohort.manifest, cohort.splits, copy, head_run.settings, cohort.cache).record == head_run.record
+    other = head_run.settings.model_copy(update={"pooling": "gem"})
+    with pytest.raises(RunError, match=r"was made with other settings\.pooling\."):
+        train(cohort.manifest, cohort.splits, copy, other, cohort.cache)

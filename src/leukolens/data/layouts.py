@@ -296,7 +296,7 @@ def _holds_classes(folder: Path, levels: int) -> bool:
 
 def _folders(folder: Path) -> list[Path]:
     """Visible sub-folders, sorted; none where the folder cannot be read, which the walk reports if it matters."""
-    return [entry for entry in _entries(folder) if not _is_hidden(entry.name) and _is_folder(entry)]
+    return [entry for entry in _entries(folder) if not is_hidden(entry.name) and _is_folder(entry)]
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -307,10 +307,11 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(_is_image_name(entry.name) for entry in _entries(folder))
+    return any(is_image_name(entry.name) for entry in _entries(folder))
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder of that name is no content: hidden, or what macOS packs beside the files of a zip."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -334,7 +335,7 @@ def _list_files(match: _Match) -> list[Listed]:
     above = frozenset(_stat(folder)[3] for folder in (match.root.resolve(), *match.root.resolve().parents))
     for folder, _ in match.parts:
         found = list(_walk(folder, match.root, above - {_stat(folder)[3]} if folder == match.root else above))
-        if not match.by_class or any(_is_image_name(entry.path) or entry.problem for entry in found):
+        if not match.by_class or any(is_image_name(entry.path) or entry.problem for entry in found):
             listing += found
         else:
             logger.warning("index: the folder %s holds no image and is no class", shown(folder.name))
@@ -396,16 +397,17 @@ def _no_image(entry: Listed) -> SetAside | None:
     if entry.problem:
         details = {"link_loop": "a link to a folder above it", "no_permission": "a folder that may not be read"}
         return SetAside(path, entry.problem, details[entry.problem])
-    if any(_is_hidden(name) for name in PurePosixPath(path).parts):
+    if any(is_hidden(name) for name in PurePosixPath(path).parts):
         return SetAside(path, "not_an_image", "a hidden file")
-    if not _is_image_name(path):
+    if not is_image_name(path):
         suffix = PurePosixPath(path).suffix
         return SetAside(path, "not_an_image", f"suffix {shown(suffix)}" if suffix else "no suffix")
     return None
 
 
-def _is_image_name(path: str) -> bool:
-    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(PurePosixPath(path).name)
+def is_image_name(path: str) -> bool:
+    """Tell whether a path with forward slashes ends as image files do and is not hidden; its folders are not looked at."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES and not is_hidden(PurePosixPath(path).name)
 
 
 def _class_row(path: str) -> Row | SetAside:
@@ -479,7 +481,7 @@ def _below(path: Path, root: Path) -> str:
 
 def _label_text(path: Path) -> str | None:
     """The text of a label table, told by its name or, under another name, by its header; None for other files."""
-    if _is_hidden(path.name) or not path.is_file():
+    if is_hidden(path.name) or not path.is_file():
         return None
     known = path.name.casefold() in _LABEL_TABLES
     try:
@@ -599,4 +601,4 @@ def _contents(folder: Path) -> str:
 def _kind(entry: Path) -> str:
     if _is_folder(entry):
         return "folders"
-    return "images" if _is_image_name(entry.name) else "other files"
+    return "images" if is_image_name(entry.name) else "other files"

@@ -1,8 +1,8 @@
 """Pixels of a whole data set as one memory-mapped uint8 array, keyed by content: decoded once, never again.
 
-In: a manifest and an input size. Out: PixelCache. Writes: `pixels-<key>.npy` (uint8 [images, input_px, input_px, 3],
-rows in manifest order) below the cache folder. The key hashes the decoded pixels of every image and the canvas, so that a
-changed image, canvas or size can never be served from an old file.
+In: a manifest and a Preprocessing. Out: PixelCache. Writes: `pixels-<key>.npy` (uint8 [images, input_px, input_px, 3],
+rows in manifest order) below the cache folder. The key hashes the decoded pixels of every image, the canvas, the treatment
+and the size, so that what was changed can never be served from an old file, and several treatments lie side by side.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leukolens.artifacts import Manifest, atomic_path, hash_json
-from leukolens.data.fingerprints import hash_content
-from leukolens.data.preprocessing import Pixels, Preprocessing, read_pixels
+from leukolens.data.indexed import CHANGED, IndexedImage, indexed_images, read_indexed
+from leukolens.data.preprocessing import Pixels, Preprocessing
 from leukolens.data.threads import in_order
 from leukolens.errors import ImageError, ManifestError
 from leukolens.progress import logger, track
@@ -40,13 +40,13 @@ class PixelCache:
         return np.array([row_of[image] for image in images], dtype=np.int64)
 
 
-def cache_pixels(manifest: Manifest, folder: Path, input_px: int) -> PixelCache:
-    """Open the cache of this manifest at this size, decoding every image in parallel where there is none yet.
+def cache_pixels(manifest: Manifest, folder: Path, preprocessing: Preprocessing) -> PixelCache:
+    """Open the cache of this manifest's images so prepared, decoding all of them in parallel where there is none yet.
 
-    Raises ManifestError where a file no longer decodes to what the manifest says.
+    The canvas is that of `preprocessing`, which may belong to weights, not that of the manifest; mean and deviation are no
+    part of the pixels. Raises ManifestError where a file no longer decodes to what the manifest says.
     """
-    canvas_px = tuple(manifest.record["canvas_px"])
-    preprocessing = Preprocessing((canvas_px[0], canvas_px[1]), input_px)
+    preprocessing = preprocessing.of_pixels()
     images = tuple(manifest.images["image"])
     hashes = tuple(manifest.images["content_hash"])
     key = hash_json([images, hashes, preprocessing.to_record()])[:_KEY_LENGTH]
@@ -81,29 +81,22 @@ def _fill(path: Path, manifest: Manifest, preprocessing: Preprocessing) -> None:
 
 def _prepare(manifest: Manifest, preprocessing: Preprocessing) -> Iterator[Pixels]:
     """Decoded, cropped and resized pixels in manifest order, each image checked against the manifest."""
-    columns = manifest.images[["image", "height_px", "width_px", "content_hash"]]
+    root = manifest.root
 
-    def prepare(row: tuple[str, int, int, str]) -> Pixels:
-        image, height_px, width_px, content_hash = row
-        path, expected = manifest.root / image, f"{width_px} x {height_px} pixels"
+    def prepare(row: IndexedImage) -> Pixels:
         try:
-            trimmed = read_pixels(path, max_pixels=height_px * width_px).trimmed
+            return preprocessing.apply(read_indexed(root, row))
         except ImageError as error:
-            raise _changed(path, expected, error.received) from error
-        # The size first: it says more than two hashes.
-        if trimmed.size_px != (height_px, width_px):
-            raise _changed(path, expected, f"{trimmed.size_px[1]} x {trimmed.size_px[0]} pixels")
-        if (found := hash_content(trimmed)) != content_hash:
-            raise _changed(path, f"pixels of content hash {content_hash}", found)
-        return preprocessing.apply(trimmed)
+            raise _changed(root, row, error) from error
 
-    return in_order(prepare, columns.itertuples(index=False, name=None))
+    return in_order(prepare, indexed_images(manifest.images))
 
 
-def _changed(path: Path, expected: str, received: str) -> ManifestError:
+def _changed(root: Path, row: IndexedImage, error: ImageError) -> ManifestError:
+    """Say of an image that was usable when it was indexed, and is not as it was, what it was."""
     return ManifestError(
-        f"{path} has changed since it was indexed.",
-        expected=expected,
-        received=received,
+        f"{root / row.image} has changed since it was indexed.",
+        expected=error.expected if error.reason == CHANGED else row.size,
+        received=error.received,
         remedy="run `leukolens index` again",
     )

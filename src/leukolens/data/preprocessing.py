@@ -1,4 +1,4 @@
-"""Decode, one canvas per data set, resize: the one path from a file to the pixels that a network reads.
+"""Decode, one canvas per data set, crop, colour, resize: the one path from a file to the pixels that a network reads.
 
 In: an image file. Out: uint8 [input_px, input_px, 3]. Writes: nothing. Normalisation belongs to the weights and is the
 first layer of the classifier (`models/classifier.py`), so that no caller can forget it; see `scale_and_offset`.
@@ -6,30 +6,39 @@ first layer of the classifier (`models/classifier.py`), so that no caller can fo
 
 from __future__ import annotations
 
+import io
 import stat
 import struct
 import zlib
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from pydantic import ValidationError
 
+from leukolens.data.treatments import BACKGROUND_LEVEL as BACKGROUND_LEVEL
+from leukolens.data.treatments import coloured, cropped
+from leukolens.data.treatments import foreground as foreground
 from leukolens.data.trimmed import Pixels as Pixels
-from leukolens.data.trimmed import Trimmed, lit_box, trim
-from leukolens.errors import ArtifactError, ImageError
+from leukolens.data.trimmed import Shape, Trimmed, lit_box, trim
+from leukolens.errors import ArtifactError, ImageError, SettingsError
+from leukolens.settings import Colour, Crop, InputSettings
 
 IMAGE_FORMATS = ("BMP", "PNG", "JPEG", "TIFF", "WEBP")
 IMAGE_SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 RESIZER = "Pillow bilinear, antialiased"
 
-# The largest grey level of the background. It is exactly 0 in the C-NMC BMPs; their JPEG copies ring by a few levels
-# around the cell, whose own pixels are brighter than this in at least one channel.
-BACKGROUND_LEVEL = 12
-
+_TREATMENT = "treatment"
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+# Files up to so many bytes (a 24-bit BMP of 2,300 x 2,300 px) are read in one go: each of a dozen small reads is a moment at
+# which threads that decode wait for each other. Larger files Pillow reads as it needs them, so that whatever lies among the
+# images, a film say, does not fill the memory before its header is looked at.
+_READ_AT_ONCE_BYTES = 1 << 24
+
 _BMP_ORDER = "BGR"  # the raw mode in which a BMP of 24 bits holds its colours
 _CHANNELS = 3
 _SIXTEEN_BITS = ";16"  # part of the raw mode in Pillow's decoder description, "RGB;16B"
@@ -58,35 +67,56 @@ class Preprocessing:
     """The record that is stored with every cache and every set of weights.
 
     `canvas_px` is (height, width) of the common canvas, `input_px` the side of the network's square input, `mean` and
-    `std` the per-channel constants on the 0–1 scale that belong to the weights.
+    `std` the per-channel constants on the 0–1 scale that belong to the weights, `treatment` the crop and the colours. Raises
+    SettingsError where the central square is to be larger than the canvas.
     """
 
-    canvas_px: tuple[int, int]
+    canvas_px: Shape
     input_px: int
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     resizer: str = RESIZER
+    treatment: InputSettings = field(default_factory=InputSettings)
+
+    def __post_init__(self) -> None:
+        if self.treatment.crop_px is not None and self.treatment.crop_px > min(self.canvas_px):
+            raise SettingsError(
+                f"The canvas has no central square of {self.treatment.crop_px} px.",
+                expected=f"a crop_px of at most {min(self.canvas_px)}, the shorter side of the canvas",
+                received=f"crop_px {self.treatment.crop_px}, a canvas of {self.canvas_px[0]} x {self.canvas_px[1]} px",
+                remedy="correct --crop-px (input.crop_px), or index again with a larger --canvas",
+            )
 
     def to_record(self) -> dict[str, Any]:
-        """Give a JSON object."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Give a JSON object. Of the treatment it names what is not the default: without any, it is as it always was."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self) if each.name != _TREATMENT}
+        record = {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+        return record | self.treatment.model_dump(exclude_defaults=True)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Preprocessing:
-        """Read what `to_record` gave; raises ArtifactError where fields are missing or another resizer was used."""
-        names = sorted(each.name for each in fields(cls))
-        if sorted(record) != names or record["resizer"] != RESIZER:
-            raise ArtifactError(
-                "A preprocessing record cannot be followed.",
-                expected=f"the fields {', '.join(names)} and the resizer {RESIZER!r}",
-                received=", ".join(f"{key} {value!r}" for key, value in sorted(record.items())) or "an empty record",
-                remedy="use the version of leukolens that wrote it, or train again",
-            )
+        """Read what `to_record` gave; raises ArtifactError where the fields or the resizer are not those known here.
+
+        A record that says nothing of crop or colour, as all did before there were any, means the defaults.
+        """
+        names = sorted(each.name for each in fields(cls) if each.name != _TREATMENT)
+        said = {key: value for key, value in record.items() if key in InputSettings.model_fields}
+        if sorted(record.keys() - said) != names or record["resizer"] != RESIZER:
+            raise _not_followed(record)
+        try:
+            treatment = InputSettings.model_validate(said)
+        except ValidationError as error:
+            raise _not_followed(record) from error
         height, width = record["canvas_px"]
         red, green, blue = record["mean"]
         mean = (float(red), float(green), float(blue))
         red, green, blue = record["std"]
-        return cls((int(height), int(width)), int(record["input_px"]), mean, (float(red), float(green), float(blue)))
+        std = (float(red), float(green), float(blue))
+        return cls((int(height), int(width)), int(record["input_px"]), mean, std, treatment=treatment)
+
+    def of_pixels(self) -> Preprocessing:
+        """Only what pixels depend on: mean and deviation, which belong to weights, at rest."""
+        return Preprocessing(self.canvas_px, self.input_px, resizer=self.resizer, treatment=self.treatment)
 
     def scale_and_offset(self) -> tuple[list[float], list[float]]:
         """Per-channel (scale, offset) such that `level * scale + offset` normalises a 0–255 grey level."""
@@ -95,9 +125,10 @@ class Preprocessing:
         return scale, offset
 
     def apply(self, pixels: Pixels | Trimmed) -> Pixels:
-        """Bring decoded pixels onto the canvas and to the input size: uint8 [input_px, input_px, 3]."""
+        """Bring decoded pixels onto the canvas, treat them, resize them: uint8 [input_px, input_px, 3]."""
         trimmed = pixels if isinstance(pixels, Trimmed) else trim(pixels)
-        return trimmed.on_canvas(self.canvas_px).resized(self.input_px)
+        picture = cropped(trimmed.on_canvas(self.canvas_px), self.treatment)
+        return coloured(picture, self.treatment.colour).resized(self.input_px)
 
 
 def read_pixels(path: Path, max_pixels: int) -> Decoded:
@@ -106,28 +137,19 @@ def read_pixels(path: Path, max_pixels: int) -> Decoded:
     Raises ImageError with one of the reasons missing, no_permission, empty, not_an_image, too_large, unsupported,
     truncated, blank. The pixel limit is read from the header, before any pixel is decoded.
     """
-    try:
-        _check_file(path)
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            _check_header(path, image, max_pixels)
-            return _decode(path, image)
-    except PermissionError as error:
-        raise _unusable(path, "no_permission", "a file that may be read", "no read permission") from error
-    except _BOMBS as error:
-        raise _unusable(path, "too_large", f"at most {max_pixels:,} pixels", _BOMB_HEADER) from error
-    except UnidentifiedImageError as error:
-        formats = ", ".join(IMAGE_FORMATS)
-        raise _unusable(path, "not_an_image", f"one of {formats}", "bytes of no such format") from error
-    except _DECODER_ERRORS as error:
-        raise _unusable(path, "truncated", "a whole, undamaged image", str(error) or type(error).__name__) from error
+    with _reasons(path, max_pixels):
+        return _read(_source(path, _check_file(path)), path, max_pixels)
 
 
-def foreground(pixels: Pixels) -> NDArray[np.bool_]:
-    """Pixels that belong to the cell: bool [height, width], true where any channel exceeds BACKGROUND_LEVEL."""
-    # Channel by channel: a maximum over the last axis of three takes numpy ten times as long.
-    red, green, blue = (pixels[..., channel] > BACKGROUND_LEVEL for channel in range(3))
-    mask: NDArray[np.bool_] = red | green | blue
-    return mask
+def read_encoded(data: bytes, name: Path, max_pixels: int) -> Decoded:
+    """Decode the bytes of an image file, of an archive's member say, as `read_pixels` decodes the file itself.
+
+    `name` is what an error calls it; raises ImageError with the reasons of a file that is there and may be read.
+    """
+    with _reasons(name, max_pixels):
+        if not data:
+            raise _unusable(name, "empty", "an image of at least one byte", "a file of zero bytes")
+        return _read(io.BytesIO(data), name, max_pixels)
 
 
 def fit_canvas(pixels: Pixels, canvas_px: tuple[int, int]) -> Pixels:
@@ -140,8 +162,39 @@ def resize(pixels: Pixels, side_px: int) -> Pixels:
     return trim(pixels).resized(side_px)
 
 
-def _check_file(path: Path) -> None:
-    """Raise ImageError unless the path leads to a file with something in it; PermissionError passes through."""
+def _source(path: Path, size_bytes: int) -> Path | io.BytesIO:
+    """Give what Pillow is to open: the file's content, or the path of one that is too large to be read blindly."""
+    if size_bytes > _READ_AT_ONCE_BYTES:
+        return path
+    # A size for the buffer spares the question whether the file is a terminal.
+    with path.open("rb", buffering=io.DEFAULT_BUFFER_SIZE) as file:
+        return io.BytesIO(file.read(size_bytes))
+
+
+def _read(source: Path | io.BytesIO, path: Path, max_pixels: int) -> Decoded:
+    with Image.open(source, formats=IMAGE_FORMATS) as image:
+        _check_header(path, image, max_pixels)
+        return _decode(path, image)
+
+
+@contextmanager
+def _reasons(path: Path, max_pixels: int) -> Iterator[None]:
+    """Turn what goes wrong while an image is read into an ImageError that says why."""
+    try:
+        yield
+    except PermissionError as error:
+        raise _unusable(path, "no_permission", "a file that may be read", "no read permission") from error
+    except _BOMBS as error:
+        raise _unusable(path, "too_large", f"at most {max_pixels:,} pixels", _BOMB_HEADER) from error
+    except UnidentifiedImageError as error:
+        formats = ", ".join(IMAGE_FORMATS)
+        raise _unusable(path, "not_an_image", f"one of {formats}", "bytes of no such format") from error
+    except _DECODER_ERRORS as error:
+        raise _unusable(path, "truncated", "a whole, undamaged image", str(error) or type(error).__name__) from error
+
+
+def _check_file(path: Path) -> int:
+    """Size in bytes; raises ImageError unless the path leads to a file with something in it, and PermissionError."""
     try:
         found = path.stat()
     except PermissionError:
@@ -152,6 +205,7 @@ def _check_file(path: Path) -> None:
         raise _unusable(path, "missing", "a regular file", "a folder, device or pipe")
     if found.st_size == 0:
         raise _unusable(path, "empty", "an image of at least one byte", "a file of zero bytes")
+    return found.st_size
 
 
 def _check_header(path: Path, image: ImageFile.ImageFile, max_pixels: int) -> None:
@@ -197,8 +251,7 @@ def _read_plain_bmp(image: ImageFile.ImageFile) -> Trimmed | None:
     if tile.codec_name != "raw" or not isinstance(tile.args, tuple) or tile.args[0] != _BMP_ORDER:
         return None
     _, stride, direction = tile.args
-    image.fp.seek(tile.offset)
-    data = image.fp.read(stride * height)
+    data = _bytes_from(image.fp, tile.offset, stride * height)
     if len(data) < stride * height:
         return None
     lines = np.frombuffer(data, np.uint8).reshape(height, stride)[:, : width * _CHANNELS]
@@ -210,6 +263,14 @@ def _read_plain_bmp(image: ImageFile.ImageFile) -> Trimmed | None:
     return Trimmed(_from_bgr(window[::-1]), (height - rows.stop, columns.start), (height, width))
 
 
+def _bytes_from(file: IO[bytes], start: int, length: int) -> bytes | memoryview:
+    """Bytes of an open file, fewer where it ends before; what is in memory already is not copied."""
+    if isinstance(file, io.BytesIO):
+        return file.getbuffer()[start : start + length]
+    file.seek(start)
+    return file.read(length)
+
+
 def _from_bgr(lines: Pixels) -> Pixels:
     """Turn uint8 [height, 3 * width] in the order blue, green, red into RGB [height, width, 3]."""
     height, length = lines.shape
@@ -219,6 +280,18 @@ def _from_bgr(lines: Pixels) -> Pixels:
     for channel in range(_CHANNELS):
         pixels[..., channel] = mirrored[..., _CHANNELS - 1 - channel]
     return pixels
+
+
+def _not_followed(record: dict[str, Any]) -> ArtifactError:
+    names = ", ".join(sorted(each.name for each in fields(Preprocessing) if each.name != _TREATMENT))
+    crops, colours = (" or ".join(get_args(choice)) for choice in (Crop, Colour))
+    return ArtifactError(
+        "A preprocessing record cannot be followed.",
+        expected=f"the fields {names} and the resizer {RESIZER!r}; perhaps crop ({crops}, centre with crop_px) and colour "
+        f"({colours})",
+        received=", ".join(f"{key} {value!r}" for key, value in sorted(record.items())) or "an empty record",
+        remedy="use the version of leukolens that wrote it, or train again",
+    )
 
 
 def _unusable(path: Path, reason: str, expected: str, received: str) -> ImageError:

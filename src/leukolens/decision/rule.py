@@ -96,23 +96,30 @@ class Decision:
         positive = self.classes.index(self.positive[0])
         return np.where(scores[:, positive] >= self.threshold.value, positive, 1 - positive).astype(np.int64)
 
+    def prediction_sets(self, scores: NDArray[np.float64], alpha: float) -> NDArray[np.bool_]:
+        """Sets of classes, bool [n, C], for calibrated probabilities [n, C], at most `alpha` of them wrong.
+
+        A set that lacks the threshold's class is widened by it, so that no answer contradicts its set; an empty one stays.
+        """
+        sets = self.conformal.prediction_sets(scores, alpha)
+        fits = sets.any(axis=1)
+        sets[fits, self.predicted(scores)[fits]] = True
+        return sets
+
     def refusals(
         self, scores: NDArray[np.float64], outlier_score: NDArray[np.float64] | None, alpha: float
     ) -> list[str | None]:
         """Why each image is not answered; None where it is.
 
         An image is answered where its prediction set holds exactly the predicted class and it is like the training
-        images. A set that lacks the threshold's class is widened by it, so that no answer contradicts its set.
+        images.
 
         Args:
             scores: calibrated probabilities [n, C].
             outlier_score: distance / limit [n]; None leaves the question out.
             alpha: largest share of wrong sets that is accepted, between 0 and 1.
         """
-        sets = self.conformal.prediction_sets(scores, alpha)
-        fits = sets.any(axis=1)
-        sets[fits, self.predicted(scores)[fits]] = True
-        reasons = [self._uncertainty(row) for row in sets]
+        reasons = [self._uncertainty(row) for row in self.prediction_sets(scores, alpha)]
         if outlier_score is None:
             return reasons
         unlike = outlier_score > _LARGEST_OUTLIER_SCORE

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leukolens.errors import SettingsError
+from leukolens.settings import Pooling, TrainSettings
 
 TIMM_PREFIX = "timm:"
 
@@ -18,8 +19,10 @@ class Architecture:
     """What must be known of one network.
 
     `trunk` names the children of the library's network that lead from the image to its last feature map, which is then
-    average-pooled; empty means that the library pools by itself. `stand_in` names the row whose packaged or local
-    weights may be used where this row's own are not to be had.
+    pooled; empty means that the library does both by itself. `stages` names the parts with weights, stage by stage from
+    the image on: a stage works at one scale of the image, and the last is what `last_block` trains; empty where nobody
+    has said. `stand_in` names the row whose packaged or local weights may be used where this row's own are not to be had.
+    `pooling` is no part of the row but of what was wished (`TrainSettings`).
     """
 
     name: str
@@ -27,6 +30,7 @@ class Architecture:
     library: Literal["torchvision", "timm"]
     builder: str
     trunk: tuple[str, ...] = ()
+    stages: tuple[tuple[str, ...], ...] = ()
     final_relu: bool = False
     """The library applies a ReLU after the trunk outside of any child."""
     cam_layer: str = ""
@@ -43,6 +47,7 @@ class Architecture:
     source_document_accuracy: float | None = None
     """Test accuracy on C-NMC in the document that this project starts from, split at random by image."""
     stand_in: str | None = None
+    pooling: Pooling = "mean"
 
 
 _ROWS = (
@@ -52,6 +57,13 @@ _ROWS = (
         library="torchvision",
         builder="vgg16",
         trunk=("features",),
+        stages=(
+            ("features.0", "features.2"),
+            ("features.5", "features.7"),
+            ("features.10", "features.12", "features.14"),
+            ("features.17", "features.19", "features.21"),
+            ("features.24", "features.26", "features.28"),
+        ),
         cam_layer="features.29",
         paper="Simonyan & Zisserman 2015, arXiv:1409.1556",
         licence="BSD-3-Clause",
@@ -63,6 +75,13 @@ _ROWS = (
         library="torchvision",
         builder="efficientnet_b0",
         trunk=("features",),
+        stages=(
+            ("features.0", "features.1"),
+            ("features.2",),
+            ("features.3",),
+            ("features.4", "features.5"),
+            ("features.6", "features.7", "features.8"),
+        ),
         cam_layer="features.8",
         cpu_bf16_pays=False,
         paper="Tan & Le 2019, arXiv:1905.11946",
@@ -76,6 +95,7 @@ _ROWS = (
         library="torchvision",
         builder="resnet50",
         trunk=("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"),
+        stages=(("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)),
         cam_layer="layer4",
         paper="He et al. 2016, arXiv:1512.03385",
         licence="BSD-3-Clause",
@@ -87,6 +107,13 @@ _ROWS = (
         library="torchvision",
         builder="densenet121",
         trunk=("features",),
+        stages=(
+            ("features.conv0", "features.norm0"),
+            ("features.denseblock1", "features.transition1"),
+            ("features.denseblock2", "features.transition2"),
+            ("features.denseblock3", "features.transition3"),
+            ("features.denseblock4", "features.norm5"),
+        ),
         final_relu=True,
         cam_layer="features.norm5",
         paper="Huang et al. 2017, arXiv:1608.06993",
@@ -99,6 +126,8 @@ _ROWS = (
         library="torchvision",
         builder="alexnet",
         trunk=("features",),
+        # The last three convolutions are of one scale; two of them are the last block.
+        stages=(("features.0",), ("features.3",), ("features.6",), ("features.8", "features.10")),
         cam_layer="features.11",
         paper="Krizhevsky 2014, arXiv:1404.5997",
         licence="BSD-3-Clause",
@@ -109,6 +138,13 @@ _ROWS = (
         display_name="EfficientNet-Lite0",
         library="timm",
         builder="tf_efficientnet_lite0",
+        stages=(
+            ("conv_stem", "bn1", "blocks.0"),
+            ("blocks.1",),
+            ("blocks.2",),
+            ("blocks.3", "blocks.4"),
+            ("blocks.5", "blocks.6", "conv_head", "bn2"),
+        ),
         cam_layer="bn2",
         cpu_bf16_pays=False,
         paper="Tan & Le 2019, arXiv:1905.11946; Lite: no squeeze-and-excitation, ReLU6",
@@ -143,6 +179,20 @@ def find_architecture(name: str) -> Architecture:
         received=name,
         remedy="correct --arch; `python -c 'import timm; print(timm.list_models())'` lists timm's names",
     )
+
+
+def check_stages(architecture: Architecture, settings: TrainSettings) -> None:
+    """Raise SettingsError where fine-tuning is to treat stages differently of a network whose stages nobody has named."""
+    wished = [f"trainable {settings.trainable}"] if settings.trainable != "all" else []
+    wished += [f"layer_decay {settings.layer_decay}"] if settings.layer_decay < 1 else []
+    if settings.finetune_epochs and wished and not architecture.stages:
+        named = ", ".join(row.name for row in _ROWS if row.stages)
+        raise SettingsError(
+            f"The stages of {architecture.display_name} are not known.",
+            expected=f"one of {named}, or trainable all and layer_decay 1",
+            received=" and ".join(wished),
+            remedy="leave these settings out, or add the network's row, with its stages, to models/architectures.py",
+        )
 
 
 def _timm_knows(builder: str) -> bool:

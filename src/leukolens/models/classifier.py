@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,14 @@ from leukolens.data.preprocessing import Preprocessing
 from leukolens.errors import SettingsError, WeightsError
 from leukolens.models.architectures import Architecture
 from leukolens.models.weights import PretrainedWeights, State
+from leukolens.settings import Pooling
 
 _HEADS = ("fc", "classifier", "head")
+
+# Radenovic, Tolias & Chum 2019, arXiv:1711.02512, section 3.2: power 3 is where they start from, and what learning it
+# gains is little; the floor is that of their published code. Activations below 0, as EfficientNet has them, count as 0.
+_GEM_POWER = 3.0
+_GEM_FLOOR = 1e-6
 
 
 class Normalise(nn.Module):
@@ -42,20 +49,33 @@ class Backbone(nn.Module):
     def __init__(self, architecture: Architecture, input_px: int) -> None:
         super().__init__()
         self.trunk = architecture.trunk
+        self.stages = architecture.stages
         self.final_relu = architecture.final_relu
+        self.pooling = architecture.pooling
         self.network = _build_headless(architecture)
+        self.frozen: list[nn.Module] = []
         self.width = self._measure_width(architecture, input_px)
 
     def forward(self, images: Tensor) -> Tensor:
         """Give pooled features of normalised images."""
         if not self.trunk:
-            pooled: Tensor = self.network(images)
-            return pooled
+            found: Tensor = self.network(images)
+            return found if self.pooling == "mean" else pool(found, self.pooling)
         for name in self.trunk:
             images = getattr(self.network, name)(images)
         if self.final_relu:
             images = torch.relu(images)
-        return images.mean(dim=(2, 3))
+        return pool(images, self.pooling)
+
+    def stage_modules(self) -> list[list[nn.Module]]:
+        """The parts with weights of each stage, from the image on; none where the architecture names none."""
+        return [[self.network.get_submodule(name) for name in stage] for stage in self.stages]
+
+    def freeze_all_but_last_stage(self) -> None:
+        """Take what lies below the last stage out of the training: no gradients, and no graph is kept of it."""
+        self.frozen = [part for stage in self.stage_modules()[:-1] for part in stage]
+        for part in self.frozen:
+            part.requires_grad_(False)
 
     def load(self, state: State) -> None:
         """Load weights under the library's own names; the library's head is left out, anything else must fit."""
@@ -78,7 +98,9 @@ class Backbone(nn.Module):
         self.eval()
         try:
             with torch.inference_mode():
-                width = self(torch.zeros(1, 3, input_px, input_px)).shape[1]
+                image = torch.zeros(1, 3, input_px, input_px)
+                self._check_map(architecture, image)
+                width = self(image).shape[1]
         except (RuntimeError, AssertionError) as error:
             raise SettingsError(
                 f"{architecture.display_name} cannot read images of {input_px} x {input_px} px.",
@@ -88,6 +110,15 @@ class Backbone(nn.Module):
             ) from error
         self.train(was_training)
         return int(width)
+
+    def _check_map(self, architecture: Architecture, image: Tensor) -> None:
+        """Raise SettingsError where a library's network that is to be pooled here gives no map to pool."""
+        if self.trunk or self.pooling == "mean":
+            return
+        shape = tuple(self.network(image).shape)
+        # Channels last, as some networks of timm have them, is no square in the last two.
+        if len(shape) != len(image.shape) or shape[2] != shape[3]:
+            raise _unpoolable(architecture, f"features of shape {shape} for one image")
 
 
 class Classifier(nn.Module):
@@ -114,9 +145,12 @@ class Classifier(nn.Module):
     def train(self, mode: bool = True) -> Classifier:
         """Switch to training; batch normalisation stays on its pretrained statistics where they are frozen.
 
-        A batch of 32 cells of few patients would replace statistics of a million images by its own.
+        A batch of 32 cells of few patients would replace statistics of a million images by its own. Frozen stages stay as
+        they are when asked, without the random depth that EfficientNet trains with.
         """
         super().train(mode)
+        for part in self.backbone.frozen:
+            part.eval()
         if mode and self.norm_layers_frozen:
             for layer in _batch_norms(self):
                 layer.eval()
@@ -144,26 +178,59 @@ def build_classifier(
 
 
 def hash_backbone(classifier: Classifier) -> str:
-    """SHA-256 over names and bytes of the backbone's tensors: what its frozen features depend on."""
+    """SHA-256 over names and bytes of the backbone's tensors and its pooling: what its frozen features depend on."""
     digest = hashlib.sha256()
+    # The mean adds nothing: features that were cached before there was a choice are still found.
+    if classifier.backbone.pooling != "mean":
+        digest.update(f"pooling {classifier.backbone.pooling}".encode())
     for name, tensor in sorted(classifier.backbone.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
+def pool(maps: Tensor, pooling: Pooling) -> Tensor:
+    """Feature maps [batch, channels, height, width] to features [batch, channels], of max_mean [batch, 2 channels]."""
+    if pooling == "mean":
+        return maps.mean(dim=(2, 3))
+    if pooling == "max_mean":
+        return torch.cat([maps.amax(dim=(2, 3)), maps.mean(dim=(2, 3))], dim=1)
+    # Third powers of bfloat16 would lose what little precision it has.
+    powers = maps.float().clamp_min(_GEM_FLOOR).pow(_GEM_POWER)
+    return powers.mean(dim=(2, 3)).pow(1 / _GEM_POWER)
+
+
 def _build_headless(architecture: Architecture) -> nn.Module:
     if architecture.library == "timm":
-        import timm
-
-        network: nn.Module = timm.create_model(architecture.builder, pretrained=False, num_classes=0)
-        return network
+        return _build_headless_timm(architecture)
     from torchvision.models import get_model
 
-    network = get_model(architecture.builder, weights=None)
+    network: nn.Module = get_model(architecture.builder, weights=None)
     for name in [name for name, _ in network.named_children() if name not in architecture.trunk]:
         delattr(network, name)
     return network
+
+
+def _build_headless_timm(architecture: Architecture) -> nn.Module:
+    import timm
+
+    own_pooling: dict[str, Any] = {} if architecture.pooling == "mean" else {"global_pool": ""}
+    try:
+        network: nn.Module = timm.create_model(architecture.builder, pretrained=False, num_classes=0, **own_pooling)
+    except TypeError as error:
+        if not own_pooling:
+            raise
+        raise _unpoolable(architecture, str(error)) from error
+    return network
+
+
+def _unpoolable(architecture: Architecture, received: str) -> SettingsError:
+    return SettingsError(
+        f"{architecture.display_name} gives no map of features that could be pooled by {architecture.pooling}.",
+        expected="a last feature map [batch, channels, height, width]",
+        received=received,
+        remedy="leave pooling at mean, which is then the library's own way for this network",
+    )
 
 
 def _batch_norms(module: nn.Module) -> Iterator[nn.Module]:

@@ -6,9 +6,11 @@ In: settings and the machine. Out: a Compute record. Writes: nothing.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import sys
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -17,7 +19,7 @@ import torch
 from leukolens.errors import SettingsError
 from leukolens.models.architectures import Architecture
 from leukolens.progress import logger
-from leukolens.settings import TrainSettings
+from leukolens.settings import Engine, EngineChoice, TrainSettings
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -26,6 +28,10 @@ _LARGEST_INT = 2**31 - 1
 
 TORCH: Literal["torch"] = "torch"
 OPENVINO: Literal["openvino"] = "openvino"
+ONNX: Literal["onnx"] = "onnx"
+INT8: Literal["int8"] = "int8"
+ONNX_ENGINES = (ONNX, INT8)
+"""Those that ONNX Runtime runs, on a processor and from a bundle only."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,13 @@ class Compute:
 
     device: str
     precision: str
-    engine: Literal["torch", "openvino"] = TORCH
+    engine: Engine = TORCH
     asked_in: str | None = None
     """Precision in which the network is asked where that is another than in training."""
 
     @property
     def inference_precision(self) -> str:
-        """Precision of frozen features and predictions: "bf16" or "fp32"."""
+        """Precision of frozen features and predictions: "bf16" or "fp32"; "int8" of an 8-bit network."""
         return self.asked_in or self.precision
 
     def inference_autocast(self) -> AbstractContextManager[object]:
@@ -71,6 +77,68 @@ def choose_compute(architecture: Architecture, settings: TrainSettings) -> Compu
         for pays in (architecture.cpu_bf16_pays, architecture.cpu_bf16_inference_pays)
     )
     return Compute(device, training, engine, asking if asking != training else None)
+
+
+def choose_engine(compute: Compute, wished: EngineChoice, exported: Collection[str]) -> Compute:
+    """Take the engine that was wished, or for "auto" the fastest that keeps to the network's own precision.
+
+    Args:
+        compute: what `choose_compute` gave.
+        wished: an engine by name, or "auto". That takes on a processor OpenVINO where its row says so or the network is
+            there in OpenVINO's format; else ONNX Runtime where its format and the package are there; else PyTorch. The 8-bit
+            network has to be asked for by name, because it answers some cells otherwise.
+        exported: engines whose network lies in the bundle; none of a run.
+
+    Raises:
+        SettingsError: the engine needs a processor and another device was named, its network was not exported, or its package
+            is not installed.
+    """
+    if wished == "auto":
+        return replace(compute, engine=_fastest(compute, exported))
+    if wished != TORCH and compute.device != "cpu":
+        raise SettingsError(
+            f"The engine {wished} computes on a processor only.",
+            expected="--device cpu or auto",
+            received=f"--device {compute.device}",
+            remedy=f"leave --device out, or take --engine {TORCH}",
+        )
+    if wished not in ONNX_ENGINES:
+        return replace(compute, engine=wished)
+    if wished not in exported:
+        raise SettingsError(
+            f"There is no network for the engine {wished} here.",
+            expected=f"a bundle with the format {wished}",
+            received=f"one with {', '.join(exported)}" if exported else "a run, or a bundle without exported networks",
+            remedy=f"`leukolens export RUN --manifest RESULTS --format {wished} --out BUNDLE` makes it; or take another engine",
+        )
+    require_package("onnxruntime", f"The engine {wished}")
+    return replace(compute, engine=wished, asked_in="fp32" if wished == ONNX else INT8)
+
+
+def require_package(name: str, what: str) -> None:
+    """Raise SettingsError, with the command that installs it, where a package of the extra `export` is not installed."""
+    if not is_installed(name):
+        raise SettingsError(
+            f"{what} needs {name}.",
+            expected=f"the package {name}",
+            received="a Python without it",
+            remedy="pip install 'leukolens[export]', or choose another one",
+        )
+
+
+def _fastest(compute: Compute, exported: Collection[str]) -> Engine:
+    if compute.device != "cpu" or compute.engine == OPENVINO:
+        return compute.engine
+    if OPENVINO in exported:
+        return OPENVINO
+    # ONNX Runtime was never the fastest of those measured, but faster than PyTorch layer by layer.
+    can_run_onnx = ONNX in exported and compute.inference_precision == "fp32" and is_installed("onnxruntime")
+    return ONNX if can_run_onnx else compute.engine
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package of an extra is there, without importing it."""
+    return importlib.util.find_spec(package) is not None
 
 
 @cache

@@ -9,25 +9,21 @@ depend on how many others are scored beside it. docs/decisions/0016 has the meas
 
 from __future__ import annotations
 
-import warnings
-from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from leukolens.errors import ExportError
 from leukolens.models.classifier import Classifier, hash_backbone
-from leukolens.models.compute import OPENVINO, Compute, tune_allocator
+from leukolens.models.compute import ONNX_ENGINES, OPENVINO, Compute, tune_allocator
+from leukolens.models.exported import Features as Features
+from leukolens.models.exported import OnnxEngine, OpenVinoFileEngine
+from leukolens.models.openvino_graphs import compile_for_processor, to_openvino
 from leukolens.progress import logger
-
-if TYPE_CHECKING:
-    import openvino
-
-Features = NDArray[np.float32]
-
-_PRECISION_HINTS = {"bf16": "bf16", "fp32": "f32"}
 
 
 class Engine(Protocol):
@@ -61,8 +57,7 @@ class CompiledEngine:
 
     def __init__(self, classifier: Classifier, compute: Compute, batch_size: int, side_px: int) -> None:
         self.shape = (batch_size, side_px, side_px, 3)
-        model = _convert(classifier.cpu().eval(), self.shape)
-        self.compiled = _core().compile_model(model, "CPU", _configuration(compute))
+        self.compiled = compile_for_processor(to_openvino(_FromPixels(classifier.cpu().eval()), self.shape), compute)
 
     def __call__(self, levels: Tensor) -> Features:
         """Features of any number of images, in portions of the fixed size."""
@@ -82,9 +77,13 @@ class CompiledEngine:
 
 
 class Network:
-    """A classifier ready to be asked: its engine is made when first needed and again when the weights have changed."""
+    """A classifier ready to be asked: its engine is made when first needed and again when the weights have changed.
 
-    def __init__(self) -> None:
+    `file` is the exported network that the engine runs; None where it is made from the classifier itself.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.file = file
         self.engine: Engine | None = None
         self.weights = ""
 
@@ -93,15 +92,28 @@ class Network:
         tune_allocator()
         weights = hash_backbone(classifier)
         if self.engine is None or weights != self.weights:
-            self.engine, self.weights = _engine(classifier, compute, batch_size, side_px), weights
+            self.engine, self.weights = self._engine(classifier, compute, batch_size, side_px), weights
         return self.engine
 
+    def _engine(self, classifier: Classifier, compute: Compute, batch_size: int, side_px: int) -> Engine:
+        logger.debug("features computed by %s in %s on %s", compute.engine, compute.inference_precision, compute.device)
+        if compute.engine in ONNX_ENGINES:
+            return OnnxEngine(self._exported(compute), batch_size, side_px)
+        if compute.engine == OPENVINO and self.file is not None:
+            return OpenVinoFileEngine(self.file, compute, batch_size, side_px)
+        if compute.engine == OPENVINO:
+            return CompiledEngine(classifier, compute, batch_size, side_px)
+        return EagerEngine(classifier, compute)
 
-def _engine(classifier: Classifier, compute: Compute, batch_size: int, side_px: int) -> Engine:
-    logger.debug("features computed by %s in %s on %s", compute.engine, compute.inference_precision, compute.device)
-    if compute.engine == OPENVINO:
-        return CompiledEngine(classifier, compute, batch_size, side_px)
-    return EagerEngine(classifier, compute)
+    def _exported(self, compute: Compute) -> Path:
+        if self.file is None:
+            raise ExportError(
+                f"The engine {compute.engine} runs an exported network, and none was given.",
+                expected="a file of a bundle",
+                received="a classifier only",
+                remedy="open the bundle with Run.load and take the extractor that it gives",
+            )
+        return self.file
 
 
 class _FromPixels(nn.Module):
@@ -113,40 +125,3 @@ class _FromPixels(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.classifier.features(pixels.permute(0, 3, 1, 2))
-
-
-def _convert(classifier: Classifier, shape: tuple[int, int, int, int]) -> openvino.Model:
-    """Translate normalisation and backbone to OpenVINO's graph, for batches of `shape` [batch, height, width, 3].
-
-    Through the front end itself and not through `openvino.convert_model`, which reports its use to its maker.
-    """
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
-    one_image = torch.zeros((1, *shape[1:]), dtype=torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings():
-        # OpenVINO 2026.4 reads what torch.export gives only with tracebacks on the log, and AlexNet is then 20 % slower.
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\.trace\w*` is deprecated")
-        traced = torch.jit.trace(_FromPixels(classifier), (one_image,), check_trace=False)  # type: ignore[no-untyped-call]
-        # Weights are copied: fine-tuning changes the classifier's own in place.
-        decoder = TorchScriptPythonDecoder(traced, shared_memory=False)
-    front_end = FrontEndManager().load_by_framework("pytorch")
-    model = front_end.convert(front_end.load(decoder))
-    model.reshape(list(shape))
-    return model
-
-
-@cache
-def _core() -> openvino.Core:
-    # A tenth of a second to import, and needed on processors only.
-    import openvino
-
-    return openvino.Core()
-
-
-def _configuration(compute: Compute) -> dict[str, str]:
-    return {
-        "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[compute.inference_precision],
-        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time on all threads
-        "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
-    }

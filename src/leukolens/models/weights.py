@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -67,9 +67,16 @@ class PretrainedWeights:
 def find_weights(architecture: Architecture, settings: TrainSettings) -> PretrainedWeights:
     """Find weights for one network as the settings say: folder, packaged file, download, or random ones.
 
-    Raises WeightsError naming the file and where to put it; under the policy "available" goes on from random weights
-    instead and says so in the note.
+    Their architecture pools as the settings say. Raises WeightsError naming the file and where to put it; under the policy
+    "available" goes on from random weights instead and says so in the note.
     """
+    found = _find(architecture, settings)
+    if found.architecture.pooling == settings.pooling:
+        return found
+    return replace(found, architecture=replace(found.architecture, pooling=settings.pooling))
+
+
+def _find(architecture: Architecture, settings: TrainSettings) -> PretrainedWeights:
     if settings.weights == "none":
         return _random(architecture, "asked for: --weights none")
     try:

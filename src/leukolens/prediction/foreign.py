@@ -22,7 +22,7 @@ from leukolens.decision.outliers import OutlierModel
 from leukolens.errors import ImageError, SettingsError
 from leukolens.progress import logger
 from leukolens.settings import IndexSettings
-from leukolens.training.features import FeatureExtractor, Features
+from leukolens.training.features import Features
 from leukolens.training.runs import Run
 
 NOISE, PHOTOGRAPHS = "noise", "photographs"
@@ -171,9 +171,7 @@ def _no_image(kind: str, folder: Path, received: str) -> SettingsError:
 
 def _features(run: Run, images: Iterable[ForeignImage]) -> Iterator[tuple[list[ForeignImage], Features]]:
     """Batches of images and the features that the run's backbone gives them, float32 [batch, width]."""
-    extractor = FeatureExtractor(
-        run.classifier(), run.preprocessing, run.compute(), _BATCH, run.record["display_name"]
-    )
+    extractor = run.extractor(_BATCH)
     extractor.ready()
     # One by one, so that a batch of large photographs never waits in memory at its full size.
     small = (replace(image, pixels=run.preprocessing.apply(image.pixels)) for image in images)

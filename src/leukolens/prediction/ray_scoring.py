@@ -129,7 +129,8 @@ def _shards(run: Run, manifest: Manifest, splits: Splits | None, out: Path, sett
     check_classes(run, manifest)
     record = record_of_predictions(run, manifest, splits, settings)
     names = ("run_hash", "decision_hash", "manifest_hash", "splits_hash", "tta", "abstain")
-    made_of = {**{name: record[name] for name in names}, "images_per_shard": settings.shards.images_per_shard}
+    wished = {"engine": settings.engine, "images_per_shard": settings.shards.images_per_shard}
+    made_of = {**{name: record[name] for name in names}, **wished}
     rows = rows_to_score(run, manifest, splits)
     described = {"made_of": made_of, "predictions": record, "root": str(manifest.root)}
     return list_shards(rows, described, settings.shards.images_per_shard, out)

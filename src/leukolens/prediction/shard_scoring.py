@@ -12,35 +12,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from leukolens.artifacts import Predictions, Record
-from leukolens.data.fingerprints import hash_content
-from leukolens.data.preprocessing import Pixels, read_pixels
+from leukolens.data.indexed import IndexedImage, indexed_images, read_indexed
+from leukolens.data.preprocessing import Pixels
 from leukolens.data.threads import in_order
 from leukolens.errors import ImageError
 from leukolens.models.compute import tune_allocator
+from leukolens.prediction.predict import asked_by
 from leukolens.prediction.shards import FAILURE_COLUMNS, Shards, no_scores
 from leukolens.prediction.table import Scored, predictions_table
 from leukolens.settings import PredictSettings
-from leukolens.training.features import VIEWS, FeatureExtractor
+from leukolens.training.features import VIEWS
 from leukolens.training.head import linear_logits
 from leukolens.training.runs import Run
 
 _BATCH = 32
-_CHANGED = "changed"
-
-
-class ShardRow(NamedTuple):
-    """What is needed to read one image and to see that it is still the one that was indexed."""
-
-    image: str
-    height_px: int
-    width_px: int
-    content_hash: str
 
 
 @dataclass(frozen=True)
@@ -69,9 +59,8 @@ class ShardScorer:
         self.shards = shards
         self.settings = settings
         self.workers = workers
-        self.decision, self.outliers, self.classifier = run.decision(), run.outliers(), run.classifier()
-        compute, name = run.compute(settings.device), run.record["display_name"]
-        self.extractor = FeatureExtractor(self.classifier, run.preprocessing, compute, _BATCH, name)
+        self.decision, self.outliers = run.decision(), run.outliers()
+        self.extractor = run.extractor(_BATCH, settings.device, settings.engine)
 
     def score(self, number: int) -> Record:
         """Score one shard unless that was done before; gives `shard`, `scored` and `failures` (numbers of images)."""
@@ -81,7 +70,8 @@ class ShardScorer:
         rows = self.shards.rows(number)
         usable, scored, failures = self._scored(rows)
         record = {**self.shards.record["predictions"], "shard": number, "failures": len(failures)}
-        record = {**record, "device": self.extractor.compute.device, "seconds": time.perf_counter() - began}
+        compute = self.extractor.compute
+        record = {**record, **asked_by(compute), "device": compute.device, "seconds": time.perf_counter() - began}
         part = self._part(rows[usable], scored, record)
         names = list(FAILURE_COLUMNS)
         self.shards.finish(number, part, pd.DataFrame([vars(failure) for failure in failures], columns=names))
@@ -116,31 +106,18 @@ class ShardScorer:
 
     def _scores_of(self, pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
         """Logits [batch, classes], as `predict` has them, and distances [batch] to the training images."""
-        head, views = self.classifier.head, range(VIEWS if self.settings.tta else 1)
+        head, views = self.extractor.classifier.head, range(VIEWS if self.settings.tta else 1)
         features = [self.extractor.of_view(view)(pixels) for view in views]
         logits = [linear_logits(each, head.weight, head.bias) for each in features]
         return np.mean(logits, axis=0), self.outliers.scores(features[0])
 
     def _decoded(self, rows: pd.DataFrame) -> Iterator[Pixels | Failure]:
         """Pixels uint8 [input_px, input_px, 3] of each row in order, or why there are none."""
-        columns = rows[list(ShardRow._fields)]
-        wanted = (ShardRow(*row) for row in columns.itertuples(index=False, name=None))
-        return in_order(self._decode, wanted, self.workers)
+        root = Path(self.shards.record["root"])
+        return in_order(lambda row: self._decode(root, row), indexed_images(rows), self.workers)
 
-    def _decode(self, row: ShardRow) -> Pixels | Failure:
-        path, size_px = Path(self.shards.record["root"]) / row.image, (row.height_px, row.width_px)
+    def _decode(self, root: Path, row: IndexedImage) -> Pixels | Failure:
         try:
-            decoded = read_pixels(path, max_pixels=row.height_px * row.width_px).trimmed
+            return self.run.preprocessing.apply(read_indexed(root, row))
         except ImageError as error:
             return Failure(row.image, error.reason, error.expected, error.received)
-        found = decoded.size_px
-        if found != size_px:
-            return Failure(row.image, _CHANGED, _size(size_px), _size(found))
-        # The sides were worked out from the pixels that were indexed: another cell may be one that the run has learned from.
-        if (content_hash := hash_content(decoded)) != row.content_hash:
-            return Failure(row.image, _CHANGED, f"content hash {row.content_hash}", content_hash)
-        return self.run.preprocessing.apply(decoded)
-
-
-def _size(size_px: tuple[int, int]) -> str:
-    return f"{size_px[1]} x {size_px[0]} pixels"

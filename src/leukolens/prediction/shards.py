@@ -42,6 +42,7 @@ FAILURE_COLUMNS = {
 }
 
 _MADE_OF = "made_of"
+_ASKED_BY = ("engine", "inference_precision")
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,13 @@ def list_shards(rows: pd.DataFrame, record: Record, images_per_shard: int, folde
 def read_parts(folder: Path | str) -> Predictions:
     """All scores of a finished folder as one table in the order of the data set; it must fit in memory.
 
-    Raises ArtifactError where shards are missing.
+    Raises ArtifactError where shards are missing, or where workers computed with different engines or precisions.
     """
     shards = Shards.open(folder)
     shards.count_rows()
     parts = [Predictions.load(shards.part_path(number)) for number in shards.numbers]
-    return Predictions(pd.concat([part.table for part in parts], ignore_index=True), shards.record["predictions"])
+    record = {**shards.record["predictions"], **_asked_by_one(shards.folder, parts)}
+    return Predictions(pd.concat([part.table for part in parts], ignore_index=True), record)
 
 
 def read_failures(folder: Path | str) -> pd.DataFrame:
@@ -166,6 +168,19 @@ def _check_same(shards: Shards, record: Record) -> None:
             received=str(now[_MADE_OF][name]),
             remedy="choose another --out, or delete that folder to score anew",
         )
+
+
+def _asked_by_one(folder: Path, parts: Sequence[Predictions]) -> Record:
+    """Give the engine and precision that all parts were computed with."""
+    found = {tuple((name, part.record[name]) for name in _ASKED_BY if name in part.record) for part in parts}
+    if len(found) > 1:
+        raise ArtifactError(
+            f"The parts in {folder} were not all computed alike, and cannot stand in one table.",
+            expected="one engine and one precision",
+            received="; ".join(sorted(", ".join(f"{name} {value}" for name, value in each) for each in found)),
+            remedy="score again into another folder, with --engine and --device named",
+        )
+    return dict(next(iter(found), ()))
 
 
 def _count_rows(path: Path) -> int:

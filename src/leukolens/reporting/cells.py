@@ -87,8 +87,7 @@ def _chosen(images: pd.DataFrame, label: str) -> list[tuple[str, str | None]]:
 
 
 def _data_uri(manifest: Manifest, image: str) -> str | None:
-    height, width = manifest.record["canvas_px"]
-    preprocessing = Preprocessing(canvas_px=(height, width), input_px=CELL_PX)
+    preprocessing = Preprocessing(manifest.canvas_px, CELL_PX)
     path: Path = manifest.root / image
     try:
         pixels = preprocessing.apply(read_pixels(path, IndexSettings().max_pixels).pixels)

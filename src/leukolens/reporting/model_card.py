@@ -111,7 +111,17 @@ def _kept_phase(run: Record) -> str | None:
 def _preprocessing(record: Record) -> Values | None:
     if not record:
         return None
-    return {**record, "canvas": " x ".join(map(str, record.get("canvas_px", [])))}
+    return {**record, "canvas": " x ".join(map(str, record.get("canvas_px", []))), "treatment": _treatment(record)}
+
+
+def _treatment(record: Record) -> str:
+    """Say what was done between canvas and resize; nothing for most networks."""
+    crops = {
+        "centre": f", cut down to its central square of {record.get('crop_px')} px",
+        "cell": ", cut down to a square around the cell (its size is lost)",
+    }
+    colours = {"grey": ", turned grey", "constancy": ", its foreground put under a neutral light (shades of grey)"}
+    return crops.get(record.get("crop", ""), "") + colours.get(record.get("colour", ""), "")
 
 
 def _protocol(pieces: Pieces) -> Values | None:

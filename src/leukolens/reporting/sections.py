@@ -16,6 +16,7 @@ from leukolens.reporting.cells import sample_cells
 from leukolens.reporting.drawing import Picture
 from leukolens.reporting.evidence import colour_of, evidence, foreign_rates, forest
 from leukolens.reporting.figures import Line
+from leukolens.reporting.published import beside_published
 from leukolens.reporting.results import Model, Results, Study
 from leukolens.reporting.wording import GLOSSARY, flatten
 
@@ -38,6 +39,7 @@ def page(results: Results) -> Values:
                    for study, best in zip(results.studies[1:], chosen[1:], strict=True)],
         "tables": [main_table(study, best) for study, best in zip(results.studies, chosen, strict=True)],
         "first_picture": _first_picture(results, colours),
+        "published": beside_published(results),
         "leak": results.leak,
         "evidence": [evidence(study, best or study.models[0], colours, f"e{place}", results.manifest)
                      for place, (study, best) in enumerate(zip(results.studies, chosen, strict=True))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from leukolens.artifacts import hash_json
+from leukolens.artifacts import hash_file, hash_json
 from leukolens.data.pixel_cache import PixelCache, release
 from leukolens.data.preprocessing import Pixels, Preprocessing
 from leukolens.models.classifier import Classifier, hash_backbone
@@ -59,7 +59,9 @@ class FeatureExtractor:
 
         Engines agree in float32 within its rounding and in bfloat16 within that one's, which is coarse: never mixed.
         """
-        how = (self.compute.inference_precision, self.compute.engine)
+        how: tuple[str, ...] = (self.compute.inference_precision, self.compute.engine)
+        if self.network.file is not None:
+            how = (*how, hash_file(self.network.file))
         record = (hash_backbone(self.classifier), self.preprocessing.to_record(), *how)
         return hash_json((*record, self.view) if self.view else record)[:_KEY_LENGTH]
 

@@ -2,10 +2,10 @@
 
 In: a classifier whose head is fitted, cached pixels, rows and labels of two sides. Out: the epochs and the best one.
 Writes: `resume/last.safetensors` (everything that is needed to go on) and `resume/best.safetensors` (the best weights so
-far) in the run directory, after every epoch.
+far) in the run directory, after every epoch; where the last epochs are to be averaged also `resume/epoch-<n>.safetensors`.
 
-An unbroken run and one that was killed and started again give the same result: the order of the images, the augmentation
-and the dropout of epoch n are drawn from generators seeded by (seed, n).
+An unbroken run and one that was killed and started again give the same result: the order of the images, the augmentation,
+the mixing and the dropout of epoch n are drawn from generators seeded by (seed, n).
 
 Several processes, which torchrun starts, take the steps that one would take: each computes its share of every batch, and
 the gradient is that of the whole batch. Only the first writes.
@@ -19,15 +19,15 @@ import math
 import signal
 import time
 import warnings
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from safetensors.torch import save_file
 from torch import Tensor
@@ -36,14 +36,16 @@ from torch.utils.data import DataLoader
 
 from leukolens.artifacts import atomic_path
 from leukolens.data.augmentation import augment
-from leukolens.models.classifier import Classifier
+from leukolens.models.classifier import Backbone, Classifier
 from leukolens.models.compute import Compute
 from leukolens.models.frozen_norms import folded_norms
 from leukolens.processes import Processes, started_processes
 from leukolens.progress import Advance, logger, progress
 from leukolens.settings import TrainSettings
+from leukolens.training.averaging import epoch_file, epochs_to_average, load_average, moving_average
 from leukolens.training.batches import Batch, ShuffledBatches, TrainingImages, share_of, training_loader, validation_loader
 from leukolens.training.checkpoints import SafetensorsCheckpoints
+from leukolens.training.losses import mix_up, training_loss
 from leukolens.training.process_group import BACKENDS, summed
 from leukolens.training.selection import Epoch, Selection, class_weights, validation_epoch
 
@@ -59,10 +61,15 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class FineTuned:
-    """All `epochs` of the fine-tuning and the best one's `selection`; its weights are in the classifier."""
+    """All `epochs` of the fine-tuning and the best one's `selection`; its weights are in BEST_FILE.
+
+    Where the last epochs were averaged, the last row is that of their average; `averaged_epochs` says how many went into
+    it where it was best, else 0.
+    """
 
     epochs: list[Epoch]
     selection: Selection
+    averaged_epochs: int = 0
 
 
 def fine_tune(
@@ -73,6 +80,8 @@ def fine_tune(
     The classifier as it comes in is the checkpoint to beat only among the epochs of this phase; the caller compares the
     result with phase one.
     """
+    if settings.trainable == "last_block":
+        classifier.backbone.freeze_all_but_last_stage()
     classifier.to(memory_format=torch.channels_last).train()
     tuning = FineTuning(classifier, images, settings)
     keeper = EpochKeeper(folder / RESUME_FOLDER, settings)
@@ -89,10 +98,12 @@ def fine_tune(
         tuning.advance = advance
         trainer = _trainer(settings, compute, keeper, tuning.processes)
         # Measured on processors only.
-        with folded_norms(classifier, settings.input_px) if compute.device == "cpu" else nullcontext():
-            _fit(trainer, tuning, last if last.is_file() else None)
+        with folded_norms(classifier, settings.input_px) if compute.device == "cpu" else nullcontext(), _ctrl_c_kept():
+            loaders = tuning.loaders(trainer.strategy.root_device)
+            trainer.fit(tuning, *loaders, ckpt_path=last if last.is_file() else None)
+        tuned = _with_average(trainer, tuning, keeper) if settings.swa_epochs else FineTuned(keeper.epochs, keeper.best)
     classifier.eval()
-    return FineTuned(keeper.epochs, keeper.best)
+    return tuned
 
 
 class FineTuning(pl.LightningModule):
@@ -110,6 +121,8 @@ class FineTuning(pl.LightningModule):
         self.processes = started_processes()
         self.shuffled = ShuffledBatches(len(images.train_rows), settings.batch_size, settings.seed, self.processes)
         self.advance: Advance | None = None
+        # A part of this module, and so of what a resumed run goes on from.
+        self.averaged = moving_average(classifier, settings.ema_decay) if settings.ema_decay else None
         self.train_losses: list[Tensor] = []
         self.validation_logits: list[Tensor] = []
 
@@ -122,7 +135,7 @@ class FineTuning(pl.LightningModule):
         """AdamW with a lower rate for the backbone; linear warm-up, then cosine decay, per step."""
         settings, classifier = self.settings, self.classifier
         groups = [
-            {"params": list(classifier.backbone.parameters()), "lr": self._backbone_rate()},
+            *stage_groups(classifier.backbone, self._backbone_rate(), settings.layer_decay),
             {"params": list(classifier.head.parameters()), "lr": settings.finetune_head_learning_rate},
         ]
         # Fused: one pass over all weights, 3 to 6 times as fast as a loop over them on a processor.
@@ -158,16 +171,26 @@ class FineTuning(pl.LightningModule):
             self.augmentation_generator = torch.Generator().manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Class-weighted cross-entropy of an augmented batch, of several processes one's share of it."""
+        """Class-weighted loss of an augmented batch, of several processes one's share of it."""
         levels, labels = batch
-        augmented = augment(levels, self.settings.augmentation, self.augmentation_generator)
-        loss = functional.cross_entropy(self.classifier(augmented).float(), labels, self.loss_weights)
+        augmented = augment(levels, self.settings.augmentation_of_input, self.augmentation_generator)
+        loss = self._loss(augmented, labels)
         if self.processes.are_several:
             loss = loss * self._weight_of_share(labels)
         self.train_losses.append(loss.detach())
         if self.advance:
             self.advance()
         return loss
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_index: int) -> None:
+        """Let the moving average follow the step."""
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.classifier)
+
+    @property
+    def judged(self) -> Classifier:
+        """The network that validation sees and that is kept: the one that is trained, or its moving average."""
+        return self.classifier if self.averaged is None else cast("Classifier", self.averaged.module)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the logits of the epoch before; of several processes, all go on with the same batch statistics."""
@@ -177,10 +200,10 @@ class FineTuning(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep the logits: the epoch is judged on all of them together."""
-        features = self.classifier.features(batch[0])
+        features = self.judged.features(batch[0])
         # The head in float32, as `predict` has it.
         with torch.autocast(features.device.type, enabled=False):
-            self.validation_logits.append(self.classifier.head(features.float()))
+            self.validation_logits.append(self.judged.head(features.float()))
 
     def judge(self) -> Epoch:
         """Judge the epoch that has just ended; of several processes, all must call it."""
@@ -196,6 +219,16 @@ class FineTuning(pl.LightningModule):
         if self.processes.are_several:
             losses = summed(losses) / self.processes.count
         return float(losses.mean())
+
+    def _loss(self, levels: Tensor, labels: Tensor) -> Tensor:
+        """The loss that the settings name, of mixed images the sum over both their labels by their shares."""
+        settings, weights = self.settings, self.loss_weights
+        if not settings.mixup_alpha:
+            return training_loss(self.classifier(levels).float(), labels, weights, settings)
+        mixed = mix_up(levels, settings.mixup_alpha, self.augmentation_generator)
+        logits = self.classifier(mixed.levels).float()
+        own, partners = (training_loss(logits, each, weights, settings) for each in (labels, labels[mixed.partners]))
+        return mixed.share * own + (1 - mixed.share) * partners
 
     def _weight_of_share(self, labels: Tensor) -> Tensor:
         """What the loss of this share is multiplied by, so that the processes' mean gradient is that of the whole batch.
@@ -219,7 +252,7 @@ class FineTuning(pl.LightningModule):
 
         Pretrained statistics are frozen and the same everywhere; those of a backbone of random weights are not.
         """
-        for buffer in self.classifier.buffers():
+        for buffer in (*self.classifier.buffers(), *(self.judged.buffers() if self.averaged is not None else ())):
             if buffer.is_floating_point():
                 buffer.copy_(summed(buffer) / self.processes.count)
 
@@ -254,7 +287,9 @@ class EpochKeeper(pl.Callback):
         if epoch.selection() > self.best:
             self.best = epoch.selection()
             if trainer.is_global_zero:
-                save_weights(pl_module.classifier, self.folder / BEST_FILE)
+                save_weights(pl_module.judged, self.folder / BEST_FILE)
+        if self.settings.swa_epochs and trainer.is_global_zero:
+            self._keep_for_average(pl_module.classifier)
         # The leader's word: on another kind of processor a loss may round to another side of a tie.
         trainer.should_stop = trainer.strategy.broadcast(self._is_out_of_patience())
         name, score = self.settings.architecture, epoch.validation_balanced_accuracy
@@ -267,6 +302,11 @@ class EpochKeeper(pl.Callback):
             pl_module.advance(trainer.global_step)
         lay_out_moments(trainer.optimizers[0])
         trainer.should_stop = self._is_out_of_patience()
+
+    def _keep_for_average(self, classifier: Classifier) -> None:
+        """Keep the weights of this epoch, and no more epochs than the average takes."""
+        save_weights(classifier, epoch_file(self.folder, len(self.epochs)))
+        epoch_file(self.folder, len(self.epochs) - self.settings.swa_epochs).unlink(missing_ok=True)
 
     def _is_out_of_patience(self) -> bool:
         if not self.epochs:
@@ -282,6 +322,20 @@ class EpochKeeper(pl.Callback):
         """Go on from what `state_dict` gave."""
         self.epochs = [Epoch(**record) for record in state_dict["epochs"]]
         self.best = max((epoch.selection() for epoch in self.epochs), default=Selection())
+
+
+def stage_groups(backbone: Backbone, rate: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Weights of a backbone that are trained, with their rates, the last stage first: its rate is `rate` itself.
+
+    Each stage below has `layer_decay` times the rate of the one above it. Without decay all are one group.
+    """
+    if layer_decay == 1:
+        return [{"params": [weight for weight in backbone.parameters() if weight.requires_grad], "lr": rate}]
+    stages = [
+        [weight for part in parts for weight in part.parameters() if weight.requires_grad]
+        for parts in reversed(backbone.stage_modules())
+    ]
+    return [{"params": weights, "lr": rate * layer_decay**above} for above, weights in enumerate(stages) if weights]
 
 
 def lay_out_moments(optimiser: torch.optim.Optimizer) -> None:
@@ -310,11 +364,33 @@ def save_weights(classifier: Classifier, path: Path) -> None:
         save_file(state, temporary)
 
 
-def _fit(trainer: pl.Trainer, tuning: FineTuning, checkpoint: Path | None) -> None:
-    """Fit; Ctrl-C stays KeyboardInterrupt, which Lightning would turn into SystemExit while leaving Ctrl-C ignored."""
+def _with_average(trainer: pl.Trainer, tuning: FineTuning, keeper: EpochKeeper) -> FineTuned:
+    """Judge the average of the last epochs like an epoch of its own, and keep it where it is best."""
+    wished = epochs_to_average(len(keeper.epochs), tuning.settings.swa_epochs)
+    if not wished:
+        logger.info("%s: one epoch was trained, too few for an average", tuning.settings.architecture)
+        return FineTuned(keeper.epochs, keeper.best)
+    began = time.perf_counter()
+    load_average(tuning.classifier, keeper.folder, wished)
+    with _ctrl_c_kept():
+        trainer.validate(tuning, tuning.loaders(trainer.strategy.root_device)[1], verbose=False)
+    judged = replace(tuning.judge(), epoch=len(keeper.epochs) + 1)
+    average = judged.finished(math.nan, math.nan, time.perf_counter() - began)
+    score = average.validation_balanced_accuracy
+    logger.info("%s: average of %d epochs, validation balanced accuracy %.3f", keeper.settings.architecture, len(wished), score)
+    is_best = average.selection() > keeper.best
+    if is_best and trainer.is_global_zero:
+        save_weights(tuning.classifier, keeper.folder / BEST_FILE)
+    best = max(average.selection(), keeper.best)
+    return FineTuned([*keeper.epochs, average], best, len(wished) if is_best else 0)
+
+
+@contextmanager
+def _ctrl_c_kept() -> Iterator[None]:
+    """Ctrl-C stays KeyboardInterrupt, which Lightning would turn into SystemExit while leaving Ctrl-C ignored."""
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(tuning, *tuning.loaders(trainer.strategy.root_device), ckpt_path=checkpoint)
+        yield
     except SystemExit as stopped:
         if isinstance(stopped.__context__, KeyboardInterrupt):
             signal.signal(signal.SIGINT, on_interrupt)

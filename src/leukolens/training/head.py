@@ -1,7 +1,7 @@
 """Phase one: a new linear head on frozen features, in seconds.
 
 In: features and class indices of the training and validation sides. Out: weight and bias of the head that was best on
-validation, with the epochs that led there. Writes: nothing.
+validation, with the epochs, or the penalties, that led there. Writes: nothing.
 
 The features are standardised with the mean and standard deviation of the training side, because their scale differs by
 orders of magnitude between networks; the standardisation is folded into the weight and bias afterwards, so that the head
@@ -10,7 +10,9 @@ that is kept reads the backbone's plain features.
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,8 @@ from torch import Tensor
 
 from leukolens.settings import TrainSettings
 from leukolens.training.features import Features
+from leukolens.training.logistic import PENALTIES, Logistic
+from leukolens.training.losses import training_loss
 from leukolens.training.selection import Epoch, Selection, class_weights, validation_epoch
 
 Labels = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -33,15 +37,55 @@ class Side:
     features: Features
     labels: Labels
 
+    @classmethod
+    def of_views(cls, views: Sequence[Features], labels: Labels) -> Side:
+        """One side whose images are there once per view, each [images, width], with the same labels every time."""
+        return cls(views[0], labels) if len(views) == 1 else cls(np.concatenate(views), np.tile(labels, len(views)))
+
 
 @dataclass(frozen=True)
 class FittedHead:
-    """`weight` [classes, width] and `bias` [classes] of the best epoch, all `epochs`, and the best one's `selection`."""
+    """`weight` [classes, width] and `bias` [classes] of the best epoch, all `epochs`, and the best one's `selection`.
+
+    `penalty` is the L2 penalty that was chosen; None of a head that AdamW fitted.
+    """
 
     weight: Tensor
     bias: Tensor
     epochs: list[Epoch]
     selection: Selection
+    penalty: float | None = None
+
+
+@dataclass(frozen=True)
+class _Standardised:
+    """Both sides standardised by the training side's `mean` and `deviation`, and the class weights of the loss."""
+
+    x: Tensor
+    y: Tensor
+    x_validation: Tensor
+    y_validation: Tensor
+    mean: Tensor
+    deviation: Tensor
+    weights: Tensor | None
+
+    @classmethod
+    def of_sides(cls, train: Side, validation: Side, weights: Tensor | None) -> _Standardised:
+        mean, deviation = _moments(train.features)
+        x, x_validation = (_standardise(side.features, mean, deviation) for side in (train, validation))
+        y, y_validation = (torch.from_numpy(side.labels) for side in (train, validation))
+        return cls(x, y, x_validation, y_validation, mean, deviation, weights)
+
+    def judged(self, number: int, weight: Tensor, bias: Tensor) -> Epoch:
+        """Judge a head on validation."""
+        with torch.inference_mode():
+            logits = functional.linear(self.x_validation, weight, bias)
+        return validation_epoch("head", number, logits, self.y_validation, self.weights)
+
+    def folded(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias that give, on plain features, what these give on standardised ones."""
+        folded = weight / self.deviation
+        return folded, bias - folded @ self.mean
 
 
 def linear_logits(features: Features, weight: Tensor, bias: Tensor) -> NDArray[np.float32]:
@@ -56,30 +100,52 @@ def linear_logits(features: Features, weight: Tensor, bias: Tensor) -> NDArray[n
 
 
 def fit_head(train: Side, validation: Side, classes: int, settings: TrainSettings) -> FittedHead:
-    """Fit with full-batch AdamW; keep the epoch with the best validation balanced accuracy, ties to the lower loss."""
-    mean, deviation = _moments(train.features)
-    x, y = _standardise(train.features, mean, deviation), torch.from_numpy(train.labels)
-    x_validation, y_validation = _standardise(validation.features, mean, deviation), torch.from_numpy(validation.labels)
+    """Fit as the settings say; keep what has the best validation balanced accuracy, ties to the lower loss."""
     weights = class_weights(train.labels, classes, settings)
-    head = _zero_head(x.shape[1], classes)
+    data = _Standardised.of_sides(train, validation, weights)
+    fit = _fit_to_the_optimum if settings.head_solver == "lbfgs" else _fit_by_steps
+    return fit(data, classes, settings)
+
+
+def _fit_by_steps(data: _Standardised, classes: int, settings: TrainSettings) -> FittedHead:
+    """Full-batch AdamW with dropout; the best epoch is kept."""
+    head = _zero_head(data.x.shape[1], classes)
     optimiser = torch.optim.AdamW(head.parameters(), lr=settings.head_learning_rate, weight_decay=settings.weight_decay)
-    drop = _Dropout(x, settings.dropout, settings.seed)
+    drop = _Dropout(data.x, settings.dropout, settings.seed)
     epochs: list[Epoch] = []
     best, best_state = Selection(), head.state_dict()
     for number in range(1, settings.head_epochs + 1):
         began = time.perf_counter()
-        loss = functional.cross_entropy(head(drop()), y, weights)
+        loss = training_loss(head(drop()), data.y, data.weights, settings)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        with torch.inference_mode():
-            logits = head(x_validation)
-        epoch = validation_epoch("head", number, logits, y_validation, weights)
+        epoch = data.judged(number, head.weight, head.bias)
         epochs.append(epoch.finished(float(loss.detach()), settings.head_learning_rate, time.perf_counter() - began))
         if epoch.selection() > best:
             best, best_state = epoch.selection(), {name: value.clone() for name, value in head.state_dict().items()}
-    weight = best_state["weight"] / deviation
-    return FittedHead(weight, best_state["bias"] - weight @ mean, epochs, best)
+    return FittedHead(*data.folded(best_state["weight"], best_state["bias"]), epochs, best)
+
+
+def _fit_to_the_optimum(data: _Standardised, classes: int, settings: TrainSettings) -> FittedHead:
+    """Logistic regression with every penalty, the strongest first; of equals on validation the strongest is kept.
+
+    An epoch is one penalty here. Neither dropout nor the other losses of the settings are used: the penalty is what keeps
+    the head from learning the images by heart.
+    """
+    logistic = Logistic(data.x, data.y, classes, data.weights)
+    epochs: list[Epoch] = []
+    best, kept = Selection(), (data.x.new_zeros(()), data.x.new_zeros(()), math.nan)
+    for number, penalty in enumerate(PENALTIES, start=1):
+        began = time.perf_counter()
+        weight, bias = logistic.fit(penalty)
+        epoch = data.judged(number, weight, bias)
+        loss = functional.cross_entropy(functional.linear(data.x, weight, bias), data.y, data.weights)
+        epochs.append(epoch.finished(float(loss), math.nan, time.perf_counter() - began))
+        if epoch.selection() > best:
+            best, kept = epoch.selection(), (weight, bias, penalty)
+    weight, bias, penalty = kept
+    return FittedHead(*data.folded(weight, bias), epochs, best, penalty)
 
 
 def _moments(features: Features) -> tuple[Tensor, Tensor]:

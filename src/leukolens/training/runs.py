@@ -1,13 +1,13 @@
 """A run directory: one trained network and everything that made it.
 
 In: what `train` found. Out: Run. Writes: `run.json` last, when all else is in place: `weights.safetensors`, `epochs.csv`,
-`training_images.csv` (the cells that the network has seen, so that nobody can test on them unawares), `decision.json` and
-`outliers.safetensors` (see `deciding.py`).
+`training_images.csv` (the cells that the network has seen, so that nobody can test on them unawares), `seen_before.csv` (those
+of the run that it started from, if it did), `decision.json` and `outliers.safetensors` (see `deciding.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,17 +15,21 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from leukolens.artifacts import DECISION_FILE, OUTLIERS_FILE, RUN_FILE, WEIGHTS_FILE, Record, hash_file, read_json
+from leukolens.artifacts import BUNDLE_FILE, DECISION_FILE, OUTLIERS_FILE, RUN_FILE, WEIGHTS_FILE, Record, hash_file, read_json
 from leukolens.data.preprocessing import Preprocessing
 from leukolens.decision.outliers import OutlierModel
 from leukolens.decision.rule import Decision
 from leukolens.errors import RunError
 from leukolens.models.architectures import find_architecture
 from leukolens.models.classifier import Backbone, Classifier
-from leukolens.models.compute import Compute, choose_compute
-from leukolens.settings import TrainSettings
+from leukolens.models.compute import TORCH, Compute, choose_compute, choose_engine
+from leukolens.models.inference import Network
+from leukolens.settings import Device, EngineChoice, TrainSettings
+from leukolens.training.bundles import check_bundle, exported_engines
+from leukolens.training.features import FeatureExtractor
 
 TRAINING_IMAGES_FILE = "training_images.csv"
+SEEN_BEFORE_FILE = "seen_before.csv"
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,13 @@ class Run:
 
     @classmethod
     def load(cls, folder: Path | str) -> Run:
-        """Open a run directory; raises RunError where the training has not ended."""
+        """Open a run directory, or a bundle of one, all of whose files are then checked.
+
+        Raises RunError where the training has not ended, ArtifactError where a bundle is not as it was exported.
+        """
         folder = Path(folder)
+        if (folder / BUNDLE_FILE).is_file():
+            check_bundle(folder)
         if not (folder / RUN_FILE).is_file():
             raise RunError(
                 f"{folder} holds no finished run.",
@@ -58,14 +67,32 @@ class Run:
         """The canvas, input size and constants that its weights belong to."""
         return Preprocessing.from_record(self.record["preprocessing"])
 
-    def compute(self, device: str = "auto") -> Compute:
-        """How to compute with it on this machine: its own precision where the device has it."""
+    @property
+    def is_bundle(self) -> bool:
+        """Whether it was exported: sealed by the hashes of its files, so that nothing may be written into its folder."""
+        return (self.folder / BUNDLE_FILE).is_file()
+
+    def compute(self, device: Device = "auto", engine: EngineChoice = "auto") -> Compute:
+        """How to compute with it on this machine: its own precision where the device has it.
+
+        Raises SettingsError where the device or the engine is not to be had.
+        """
         architecture = find_architecture(self.record["weights"]["architecture"])
-        return choose_compute(architecture, self.settings.model_copy(update={"device": device}))
+        # Every engine but PyTorch needs a processor; who names one has chosen the device by that.
+        on = "cpu" if device == "auto" and engine not in ("auto", TORCH) else device
+        chosen = choose_compute(architecture, self.settings.model_copy(update={"device": on}))
+        return choose_engine(chosen, engine, exported_engines(self.folder))
+
+    def extractor(self, batch_size: int, device: Device = "auto", engine: EngineChoice = "auto") -> FeatureExtractor:
+        """Its backbone on the engine that was chosen, and its head as `classifier.head`; raises what `compute` raises."""
+        compute = self.compute(device, engine)
+        network = Network(exported_engines(self.folder).get(compute.engine))
+        name = self.record["display_name"]
+        return FeatureExtractor(self.classifier(), self.preprocessing, compute, batch_size, name, network=network)
 
     def classifier(self) -> Classifier:
         """Rebuild the network and load its weights."""
-        architecture = find_architecture(self.record["weights"]["architecture"])
+        architecture = replace(find_architecture(self.record["weights"]["architecture"]), pooling=self.settings.pooling)
         with torch.random.fork_rng(devices=[]):
             backbone = Backbone(architecture, self.preprocessing.input_px)
         classifier = Classifier(backbone, self.preprocessing, len(self.record["classes"]), self.settings.dropout)
@@ -111,3 +138,36 @@ class Run:
     def training_images(self) -> pd.DataFrame:
         """The cells it was trained or validated on: columns image, side, group, pixel_hash."""
         return pd.read_csv(self.folder / TRAINING_IMAGES_FILE, dtype="string")
+
+    def all_seen(self) -> pd.DataFrame:
+        """What it, the run it started from, that one's start and so on have seen: also manifest_hash, the latest last.
+
+        Cells of earlier runs are all on the side `train`: whichever it was, they have shaped this network.
+        """
+        own = self.training_images().assign(manifest_hash=self.record["manifest_hash"]).astype("string")
+        before = self.folder / SEEN_BEFORE_FILE
+        return pd.concat([pd.read_csv(before, dtype="string"), own], ignore_index=True) if before.is_file() else own
+
+    def seen_images(self, manifest_hash: str) -> pd.DataFrame:
+        """The same as data of this hash know it: columns image, side, group, pixel_hash; groups of other data are null."""
+        seen = self.all_seen()
+        seen["group"] = seen["group"].where(seen["manifest_hash"] == manifest_hash)
+        return seen.drop(columns="manifest_hash")
+
+
+def with_group_names(seen: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+    """Name the groups of seen cells as these data do.
+
+    A bundle names no subject. In place of a group stands the pixel hash of one of its cells (`serving/bundle.py`); whoever has
+    the data can look up there whose cell that is.
+
+    Args:
+        seen: columns image, side, group, pixel_hash, as `Run.seen_images` gives them.
+        images: rows of a manifest, with pixel_hash and group.
+
+    Returns:
+        The same rows; groups that are no pixel hash of these images stay as they are.
+    """
+    group_of = dict(zip(images["pixel_hash"], images["group"], strict=True))
+    named = [group_of.get(group, group) for group in seen["group"]]
+    return seen.assign(group=pd.Series(named, index=seen.index, dtype="string"))

@@ -41,10 +41,10 @@ from leukolens.data.leak_door import check_disjoint
 from leukolens.data.pixel_cache import PixelCache, cache_pixels
 from leukolens.data.preprocessing import Preprocessing
 from leukolens.errors import RunError, SettingsError
-from leukolens.models.architectures import find_architecture
+from leukolens.models.architectures import check_stages, find_architecture
 from leukolens.models.classifier import Classifier, build_classifier
 from leukolens.models.compute import Compute, choose_compute, tune_allocator
-from leukolens.models.weights import PretrainedWeights, find_weights
+from leukolens.models.weights import PretrainedWeights
 from leukolens.processes import started_processes
 from leukolens.progress import logger
 from leukolens.provenance import git_commit, hardware, versions
@@ -62,13 +62,16 @@ from leukolens.training.finetuning import (
 )
 from leukolens.training.head import FittedHead, Side, fit_head, linear_logits
 from leukolens.training.process_group import ProcessGroup, process_group
-from leukolens.training.runs import TRAINING_IMAGES_FILE, Run
+from leukolens.training.runs import SEEN_BEFORE_FILE, TRAINING_IMAGES_FILE, Run
 from leukolens.training.selection import Epoch, Selection
+from leukolens.training.warm_start import find_start, refuse_seen
 
 CACHE_FOLDER = "cache"
 KEY_FILE = "key.json"
 
 _FINISHED = "finished"
+# Where weights come from and where they are computed with may change between two sittings; their hash may not.
+_NOT_IN_KEY = {"weights_dir", "weights", "start_from", "device"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Task:
         The settings of the decision are none of it: a decision is fitted again in a second.
         """
         return {
-            "settings": self.settings.model_dump(mode="json", exclude={"weights_dir", "weights", "device", "decision"}),
+            "settings": self.settings.model_dump(mode="json", exclude=_NOT_IN_KEY | {"decision"}),
             "manifest": self.manifest.content_hash,
             "splits": self.splits.content_hash,
             "weights": self.weights.sha256 or self.weights.origin,
@@ -108,6 +111,22 @@ class Task:
             "precision": self.compute.precision,
             "asked_by": [self.compute.engine, self.compute.inference_precision],
         }
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What both phases gave, which of them was kept, and the seconds that the frozen features took."""
+
+    head: FittedHead
+    tuned: FineTuned
+    best_phase: str
+    feature_seconds: float
+
+    def chosen(self) -> Record:
+        """What options of the training chose on validation; nothing where none was asked for."""
+        penalty = {} if self.head.penalty is None else {"head_penalty": self.head.penalty}
+        is_average = self.best_phase == "finetune" and self.tuned.averaged_epochs
+        return {**penalty, **({"averaged_epochs": self.tuned.averaged_epochs} if is_average else {})}
 
 
 def train(
@@ -132,9 +151,10 @@ def train(
         The finished run.
 
     Raises:
-        LeakError, SplitError: the splits do not fit the manifest.
+        LeakError, SplitError: the splits do not fit the manifest, or the run to start from has seen what they judge on.
         WeightsError: no pretrained weights are to be had.
-        RunError: `out` was made with other data or settings, or is not the same folder in every process.
+        RunError: `out` was made with other data or settings, or is not the same folder in every process; the run to start
+            from is of another architecture or pooling.
     """
     tune_allocator()
     task = prepare(manifest, splits, Path(out), settings or TrainSettings(), cache_dir)
@@ -155,16 +175,23 @@ def _lead(task: Task, group: ProcessGroup) -> None:
         _decide_again(task, Run.load(task.folder))
         return
     write_json(task.folder / KEY_FILE, task.key())
-    cache = cache_pixels(task.manifest, task.cache_folder, task.settings.input_px)
+    _note_start(task)
+    cache = cache_pixels(task.manifest, task.cache_folder, task.preprocessing)
     classifier = build(task)
     head, feature_seconds = _fit_head(task, cache, classifier)
     _install(head, classifier)
     group.tell({_FINISHED: False, **_whereabouts(task)})
     tuned = _fine_tune(task, cache, classifier)
     best_phase = _keep_best(task, classifier, head, tuned)
-    epochs = [*head.epochs, *tuned.epochs]
     _decide(task, cache, classifier, best_phase)
-    _write_run(task, classifier, epochs, best_phase, feature_seconds)
+    _write_run(task, classifier, _Trained(head, tuned, best_phase, feature_seconds))
+
+
+def _note_start(task: Task) -> None:
+    """Keep what the run that this one starts from has seen: its folder may be gone when this network is tested."""
+    if task.settings.start_from is not None:
+        seen = Run.load(task.settings.start_from).all_seen().assign(side=TRAIN)
+        write_text(task.folder / SEEN_BEFORE_FILE, seen.to_csv(index=False))
 
 
 def _follow(task: Task, group: ProcessGroup) -> None:
@@ -179,7 +206,7 @@ def _follow(task: Task, group: ProcessGroup) -> None:
             received=f"others in process {group.processes.rank}",
             remedy="put data and results on a file system that all hosts see under one path, and use one version everywhere",
         )
-    cache = cache_pixels(task.manifest, task.cache_folder, task.settings.input_px)
+    cache = cache_pixels(task.manifest, task.cache_folder, task.preprocessing)
     # The head is still zero here: Lightning gives every process the weights of the first.
     _fine_tune(task, cache, build(task))
 
@@ -204,7 +231,10 @@ def prepare(
             received=str(settings.fold),
             remedy="correct --fold, or make a k-fold split with `leukolens split --folds`",
         )
-    weights = find_weights(find_architecture(settings.architecture), settings)
+    weights = find_start(settings)
+    check_stages(weights.architecture, settings)
+    if settings.start_from is not None:
+        refuse_seen(settings.start_from, manifest, splits, [settings.fold])
     preprocessing = _preprocessing(manifest, settings, weights)
     compute = choose_compute(weights.architecture, settings)
     cache_folder = cache_dir or out.parent / CACHE_FOLDER
@@ -213,7 +243,7 @@ def prepare(
 
 def frozen_extractor(manifest: Manifest, settings: TrainSettings) -> FeatureExtractor:
     """The backbone of an architecture as it is before any training; raises WeightsError where it has no weights."""
-    weights = find_weights(find_architecture(settings.architecture), settings)
+    weights = find_start(settings)
     preprocessing = _preprocessing(manifest, settings, weights)
     classifier = build_classifier(weights, preprocessing, len(manifest.classes), settings.dropout, settings.seed)
     compute, name = choose_compute(weights.architecture, settings), weights.architecture.display_name
@@ -221,8 +251,7 @@ def frozen_extractor(manifest: Manifest, settings: TrainSettings) -> FeatureExtr
 
 
 def _preprocessing(manifest: Manifest, settings: TrainSettings, weights: PretrainedWeights) -> Preprocessing:
-    height_px, width_px = manifest.record["canvas_px"]
-    return Preprocessing((height_px, width_px), settings.input_px, weights.mean, weights.std)
+    return Preprocessing(manifest.canvas_px, settings.input_px, weights.mean, weights.std, treatment=settings.input)
 
 
 def _is_finished(task: Task) -> bool:
@@ -234,7 +263,7 @@ def check_key(folder: Path, key: Record) -> None:
     """Raise RunError naming what differs where `folder` was started with another key; an empty folder has none yet."""
     if not (folder / KEY_FILE).is_file():
         return
-    then, now = _flat(read_json(folder / KEY_FILE)), _flat(key)
+    then, now = _flat(_completed(read_json(folder / KEY_FILE))), _flat(key)
     differing = [name for name in now if then.get(name) != now[name]]
     if differing:
         raise RunError(
@@ -243,6 +272,17 @@ def check_key(folder: Path, key: Record) -> None:
             received=str(now[differing[0]]),
             remedy="choose another --out, or delete that folder to train anew",
         )
+
+
+def _completed(key: Record) -> Record:
+    """A key of an earlier version did not know all settings: it was made with what are now their defaults."""
+
+    def over(defaults: Record, given: Record) -> Record:
+        inner = {name: over(defaults[name], value) for name, value in given.items()
+                 if isinstance(value, dict) and isinstance(defaults.get(name), dict)}  # fmt: skip
+        return {**defaults, **given, **inner}
+
+    return {**key, "settings": over(TrainSettings().model_dump(mode="json"), key.get("settings", {}))}
 
 
 def _flat(key: Record) -> Record:
@@ -267,14 +307,18 @@ def _fit_head(task: Task, cache: PixelCache, classifier: Classifier) -> tuple[Fi
     train, validation = task.images_of(TRAIN), task.images_of(VALIDATION)
     rows = cache.rows_of([*train, *validation]).tolist()
     features = frozen_features(extractor, cache, rows, task.cache_folder)
+    turned = [
+        frozen_features(extractor.of_view(view), cache, rows[: len(train)], task.cache_folder)
+        for view in range(1, task.settings.head_views)
+    ]
     head = fit_head(
-        Side(features.values[: len(train)], task.labels_of(train)),
+        Side.of_views([features.values[: len(train)], *(view.values for view in turned)], task.labels_of(train)),
         Side(features.values[len(train) :], task.labels_of(validation)),
         len(task.manifest.classes),
         task.settings,
     )
     logger.info("%s: head on frozen features, validation balanced accuracy %.3f", name, head.selection.balanced_accuracy)
-    return head, features.seconds
+    return head, features.seconds + sum(view.seconds for view in turned)
 
 
 def extractor_of(task: Task, classifier: Classifier) -> FeatureExtractor:
@@ -314,7 +358,7 @@ def _keep_best(task: Task, classifier: Classifier, head: FittedHead, tuned: Fine
 def _decide_again(task: Task, run: Run) -> None:
     """Fit the decision of a finished run anew where it has none or one of other settings; the weights stay."""
     if not is_decided(task.folder, task.settings.decision):
-        cache = cache_pixels(task.manifest, task.cache_folder, task.settings.input_px)
+        cache = cache_pixels(task.manifest, task.cache_folder, task.preprocessing)
         _decide(task, cache, run.classifier(), run.record["best_phase"])
         logger.info("%s: decision fitted, in %s", run.record["display_name"], task.folder)
 
@@ -341,9 +385,8 @@ def _features(
     return computed_features(extractor, cache, rows).values
 
 
-def _write_run(
-    task: Task, classifier: Classifier, epochs: list[Epoch], best_phase: str, feature_seconds: float
-) -> None:
+def _write_run(task: Task, classifier: Classifier, trained: _Trained) -> None:
+    epochs, best_phase = [*trained.head.epochs, *trained.tuned.epochs], trained.best_phase
     best = max((epoch for epoch in epochs if epoch.phase == best_phase), key=Epoch.selection)
     save_weights(classifier, task.folder / WEIGHTS_FILE)
     rows = [epoch.to_record() for epoch in epochs]
@@ -356,8 +399,9 @@ def _write_run(
         "best_epoch": best.epoch,
         "validation_balanced_accuracy": best.validation_balanced_accuracy,
         "parameters": classifier.parameter_count(),
-        "feature_seconds": feature_seconds,
-        "train_seconds": feature_seconds + sum(epoch.seconds for epoch in epochs),
+        "feature_seconds": trained.feature_seconds,
+        "train_seconds": trained.feature_seconds + sum(epoch.seconds for epoch in epochs),
+        **trained.chosen(),
     }
     write_json(task.folder / RUN_FILE, {**record, "run_hash": hash_json(record)})
     shutil.rmtree(task.folder / RESUME_FOLDER, ignore_errors=True)

@@ -1,0 +1,157 @@
+"""One network, every engine: how fast each asks it, and how far its answers are from PyTorch in float32.
+
+In: finished runs, the manifest of their data with its splits. Out: a table on standard output. Writes: a bundle of each run
+below the working folder, and `engines.json` there (another file with --out).
+
+    python benchmarks/engines.py results/subject/resnet50 results/subject/alexnet --manifest results \
+        --splits results/subject --work bundles
+
+The labelled cells of the manifest's training part are asked, in batches of 32, by one engine after the other, in rounds, so
+that whatever else the machine does meets all of them; the median of the rounds counts. Decoding is not in it. The first pass
+of an engine is thrown away. AUROC is over training, validation and test cells alike: it compares engines and says nothing of
+the model.
+
+Differences are those of all cells; times are of the first 128 (--timed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from leukolens.artifacts import INT8_FILE, ONNX_FILE, OPENVINO_FILE, Manifest, write_json
+from leukolens.data.pixel_cache import cache_pixels
+from leukolens.models.compute import INT8, ONNX, OPENVINO, Compute, tune_allocator
+from leukolens.models.exported import OnnxEngine, OpenVinoFileEngine, Outputs, Pixels
+from leukolens.models.inference import EagerEngine, Engine
+from leukolens.provenance import hardware, versions
+from leukolens.serving.bundle import Bundle
+from leukolens.serving.export import export
+from leukolens.serving.verify import Judged, differences
+from leukolens.settings import ExportSettings
+from leukolens.training.features import to_levels
+from leukolens.training.head import linear_logits
+
+BATCH = 32
+PLAIN = "PyTorch, float32"
+COLUMNS = ("network", "engine", "images/s", "to PyTorch float32", "largest difference of a probability", "changed decisions",
+           "changed outliers", "AUROC")  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def engines(bundle: Bundle, has_bf16: bool) -> Mapping[str, Engine]:
+    """Every way to ask the network of a bundle on this processor; the 8-bit file by both programs that can run it."""
+    side_px, folder = bundle.run.preprocessing.input_px, bundle.folder
+    both = ("fp32", "bf16") if has_bf16 else ("fp32",)
+    words = {"fp32": "float32", "bf16": "bfloat16"}
+    # One classifier each: PyTorch rearranges its weights in memory.
+    eager = {f"PyTorch, {words[each]}": EagerEngine(bundle.run.classifier(), Compute("cpu", each)) for each in both}
+    compiled = {
+        f"OpenVINO, {words[each]}": OpenVinoFileEngine(
+            folder / OPENVINO_FILE, Compute("cpu", each, OPENVINO), BATCH, side_px
+        )
+        for each in both
+    }
+    return {
+        **eager,
+        **compiled,
+        "ONNX Runtime, float32": OnnxEngine(folder / ONNX_FILE, BATCH, side_px),
+        "ONNX Runtime, int8": OnnxEngine(folder / INT8_FILE, BATCH, side_px),
+        "OpenVINO, int8": OpenVinoFileEngine(folder / INT8_FILE, Compute("cpu", "fp32", OPENVINO), BATCH, side_px),
+    }
+
+
+def measure(bundle: Bundle, pixels: Pixels, y_true: np.ndarray, timed: int, rounds: int) -> list[Row]:
+    """One row per engine for cells uint8 [n, side, side, 3] of class positions `y_true`; the first `timed` give the times."""
+    ways = engines(bundle, has_bf16=bundle.run.compute("cpu").inference_precision == "bf16")
+    answers = {name: _answers(bundle, _features(engine, pixels)) for name, engine in ways.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, engine in ways.items():
+            began = time.perf_counter()
+            _features(engine, pixels[:timed])
+            seconds[name].append(time.perf_counter() - began)
+    judged = Judged(bundle.run.decision(), bundle.run.outliers(), y_true)
+    rates = {name: min(timed, len(pixels)) / statistics.median(times) for name, times in seconds.items()}
+    return [
+        {
+            "network": bundle.record["display_name"],
+            "engine": name,
+            "images_per_second": rate,
+            "ratio": rate / rates[PLAIN],
+            "seconds": seconds[name],
+            **differences(answers[name], answers[PLAIN], judged),
+        }
+        for name, rate in rates.items()
+    ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    for row in rows:
+        cells = (row["network"], row["engine"], f"{row['images_per_second']:.0f}", f"{row['ratio']:.1f}",
+                 f"{row['probability']:.1e}", f"{row['changed_decisions']} of {row['cells']}",
+                 f"{row['changed_outliers']}", f"{row['auroc']:.3f}")  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _features(engine: Engine, pixels: Pixels) -> np.ndarray:
+    starts = range(0, len(pixels), BATCH)
+    return np.concatenate([engine(to_levels(pixels[start : start + BATCH], "cpu")) for start in starts])
+
+
+def _answers(bundle: Bundle, features: np.ndarray) -> Outputs:
+    head = bundle.run.classifier().head
+    logits = linear_logits(features, head.weight, head.bias)
+    return Outputs(bundle.run.decision().apply(logits).probabilities.astype(np.float32), logits, features)
+
+
+def _bundle(run: Path, manifest: Path, splits: Path, work: Path) -> Bundle:
+    folder = work / run.name
+    if folder.is_dir():
+        return Bundle.load(folder)
+    # The cost of eight bits is what is measured here: it is kept whatever it is.
+    return export(run, manifest, splits, folder, ExportSettings(formats=(ONNX, OPENVINO, INT8), accept_loss=True))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--splits", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--timed", type=int, default=128)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    tune_allocator()
+    manifest = Manifest.load(options.manifest)
+    labelled = manifest.images[manifest.images["label"].notna() & (manifest.images["part"] == "train")]
+    y_true = np.array([manifest.classes.index(label) for label in labelled["label"]])
+    rows: list[Row] = []
+    for run in options.runs:
+        bundle = _bundle(run, options.manifest, options.splits, options.work)
+        cache = cache_pixels(manifest, options.work / "cache", bundle.run.preprocessing)
+        pixels = np.array(cache.pixels[cache.rows_of(list(labelled["image"]))])
+        found = measure(bundle, pixels, y_true, options.timed, options.rounds)
+        rows += found
+        said = {"rows": rows, "hardware": hardware(), "versions": versions(), "threads": torch.get_num_threads()}
+        write_json(options.out or options.work / "engines.json", said)
+        sys.stdout.write(table(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

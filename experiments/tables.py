@@ -1,0 +1,158 @@
+"""Tables and figures of the experiments, from their results.
+
+In: `results/<data>.json` beside this file. Out: nothing. Writes: `docs/results.md` between the two markers of each data set,
+and `docs/images/results-<data>.png`.
+
+    python experiments/tables.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from leukolens.artifacts import Record, read_json, write_text
+from leukolens.models.architectures import ARCHITECTURES, FIVE_ARCHITECTURES, TIMM_PREFIX
+from leukolens.reporting.drawing import CLASS_MARKERS, GREY, NETWORK_COLOURS, draw_file
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "results.md"
+IMAGES = HERE.parent / "docs" / "images"
+BASE, ENSEMBLE, AREA, AREA_COLOUR = "base", "ensemble", "area", "area_colour"
+TTA = "+tta"
+TITLES = {ENSEMBLE: "Ensemble", AREA: "Area", AREA_COLOUR: "Area + colour"}
+NOTHING = "–"
+ROW_INCHES, WIDTH_INCHES, FRAME_INCHES = 0.3, 8.0, 1.1
+
+
+def main() -> None:
+    """Write the tables of every data set that has results into the page, and draw its figure."""
+    page = PAGE.read_text()
+    for path in sorted((HERE / "results").glob("*.json")):
+        entries = _in_order(read_json(path))
+        begin, end = (f"<!-- {path.stem}: {which} -->" for which in ("begin", "end"))
+        body = "\n\n".join(_tables(path.stem, entries))
+        page, found = re.subn(f"(?s){begin}.*?{end}", lambda _, new=f"{begin}\n{body}\n{end}": new, page)
+        if found != 1:
+            raise SystemExit(f"{PAGE.name}: expected {begin} and {end} once, received {found} pairs; put them in place")
+        draw_file(IMAGES / f"results-{path.stem}.png", _size(entries), lambda figure, shown=entries: _paint(figure, shown))
+    write_text(PAGE, page)
+
+
+def _in_order(entries: dict[str, Record]) -> dict[str, Record]:
+    """The base first, then what leaves the backbone frozen, then what fine-tunes it."""
+
+    def place(name: str) -> tuple[bool, bool, str]:
+        return name != BASE, bool(entries[name]["settings"]["train"]["finetune_epochs"]), name
+
+    return {name: entries[name] for name in sorted(entries, key=place)}
+
+
+def _models(entries: dict[str, Record]) -> list[str]:
+    there = {name for entry in entries.values() for name in entry["rows"]}
+    return [name for name in (*FIVE_ARCHITECTURES, ENSEMBLE) if name in there]
+
+
+def _tables(data: str, entries: dict[str, Record]) -> list[str]:
+    models = _models(entries)
+    first = entries[BASE]
+    shortcuts = ", ".join(f"{TITLES[name]} {_figure(first['rows'][name], 'auroc')}" for name in (AREA, AREA_COLOUR))
+    has_four = "auroc_macro_ovr" in next(iter(first["rows"].values()))
+    tables = [
+        f"![One row per recipe, one mark per network](images/results-{data}.png)",
+        f"{first['images']:,} images, {first['protocol']}. Without a network, AUROC: {shortcuts}.",
+        _table("AUROC, the mean over seeds [95 % interval]", entries, models, lambda row: _figure(row, "auroc")),
+        _table("Difference to base in AUROC, on the same images and folds", entries, models, _against_base),
+        _table("Balanced accuracy ± standard deviation over seeds", entries, models, _balanced_accuracy),
+    ]
+    if has_four:
+        tables.append(_table("Accuracy, all classes", entries, models, lambda row: _percent(row, "accuracy")))
+    return [*tables, _costs(entries)]
+
+
+def _table(title: str, entries: dict[str, Record], models: list[str], cell: Any) -> str:  # noqa: ANN401 - a row to text
+    head = [f"| {title} | {' | '.join(_title(name) for name in models)} |", "|---" * (len(models) + 1) + "|"]
+    rows = []
+    for recipe, entry in entries.items():
+        for suffix in ("", TTA):
+            cells = [cell(entry["rows"][name + suffix]) if name + suffix in entry["rows"] else NOTHING for name in models]
+            if set(cells) != {NOTHING}:
+                name = f"[{recipe}](../experiments/{_folder(entry)}/{recipe}.yaml){' + views when scoring' if suffix else ''}"
+                rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*head, *rows])
+
+
+def _costs(entries: dict[str, Record]) -> str:
+    said = "; ".join(f"{recipe} {entry['seconds']:.0f} s, {len(_networks(entry))} networks, {entry['settings']['repeats']} "
+                     f"seed{'s' if entry['settings']['repeats'] > 1 else ''}" for recipe, entry in entries.items())  # fmt: skip
+    return f"What it took, with what was cached before: {said}."
+
+
+def _networks(entry: Record) -> list[str]:
+    return [name for name in entry["rows"] if name not in TITLES and not name.endswith(TTA)]
+
+
+def _folder(entry: Record) -> str:
+    return "c-nmc-sample" if entry["settings"]["strategy"] == "subject" else "b-all-smears"
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name) or ARCHITECTURES[name.removeprefix(TIMM_PREFIX)].display_name
+
+
+def _figure(row: Record, name: str) -> str:
+    figure = row.get(name)
+    return NOTHING if figure is None else f"{figure['value']:.3f}{_bracketed(figure['interval'])}"
+
+
+def _against_base(row: Record) -> str:
+    found = row.get("against_base")
+    return NOTHING if found is None else f"{found['value']:+.3f}{_bracketed(found['interval'])}"
+
+
+def _balanced_accuracy(row: Record) -> str:
+    figure = row.get("balanced_accuracy")
+    if figure is None:
+        return NOTHING
+    return f"{figure['value']:.3f}" + ("" if figure["spread_over_seeds"] is None else f" ± {figure['spread_over_seeds']:.3f}")
+
+
+def _percent(row: Record, name: str) -> str:
+    figure = row.get(name)
+    if figure is None:
+        return NOTHING
+    ends = figure["interval"]
+    return f"{100 * figure['value']:.1f} %" + ("" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]")
+
+
+def _bracketed(interval: list[float] | None) -> str:
+    return "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _size(entries: dict[str, Record]) -> tuple[float, float]:
+    return WIDTH_INCHES, FRAME_INCHES + ROW_INCHES * len(entries)
+
+
+def _paint(figure: Figure, entries: dict[str, Record]) -> None:
+    """AUROC of every network under every recipe; the shortcut as a line."""
+    axes = figure.subplots()
+    models = _models(entries)
+    for place, name in enumerate(models):
+        rows = [entry["rows"].get(name) for entry in entries.values()]
+        found = [(row["auroc"]["value"], at) for at, row in enumerate(rows) if row]
+        look = {"color": NETWORK_COLOURS[place], "label": _title(name), "alpha": 0.85}
+        axes.plot(*zip(*found, strict=True), CLASS_MARKERS[place], **look)
+    shortcut = entries[BASE]["rows"][AREA_COLOUR]["auroc"]["value"]
+    axes.axvline(shortcut, color=GREY, linestyle="--", label="Area + colour, no network")
+    axes.set_yticks(range(len(entries)), list(entries))
+    axes.invert_yaxis()
+    axes.set_xlabel("AUROC")
+    axes.grid(axis="y", color=GREY, alpha=0.25)
+    figure.legend(loc="outside upper center", ncols=4)
+
+
+if __name__ == "__main__":
+    main()

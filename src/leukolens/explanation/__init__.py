@@ -1,0 +1,1 @@
+"""A trained run and cells in, pictures of where its score is sensitive out."""
