@@ -5,7 +5,8 @@ output. Writes: in that folder the phantom (15,114 images, 10.4 GB), caches and 
 same command goes on where it stopped; and, once every stage is done, results/rehearsal.json beside this file.
 
 Each stage is a process of its own: peak memory is the largest resident memory of that process, libraries and mapped files
-included, and disk is what it has added to the folder. On a processor the backbones stay frozen (`--head-only`), and one real
+included, and disk is what it has added to the folder. Of a stage that was broken off the seconds are those of all its
+attempts, the memory that of the last. On a processor the backbones stay frozen (`--head-only`), and one real
 epoch of fine-tuning, of AlexNet, says what the rest would take; `--full` fine-tunes all five, for a machine with a GPU. Both
 comparisons share one cache, as those of one user who gives `--out` twice do not: add the features to the second one's time.
 
