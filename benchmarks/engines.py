@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from leukolens.artifacts import INT8_FILE, ONNX_FILE, OPENVINO_FILE, Manifest, write_json
+from leukolens.artifacts import INT8_FILE, ONNX_FILE, OPENVINO_FILE, Manifest, atomic_path, write_json
 from leukolens.data.pixel_cache import cache_pixels
 from leukolens.models.compute import INT8, ONNX, OPENVINO, Compute, tune_allocator
 from leukolens.models.exported import OnnxEngine, OpenVinoFileEngine, Outputs, Pixels
@@ -66,14 +66,14 @@ def engines(bundle: Bundle, has_bf16: bool) -> Mapping[str, Engine]:
         **compiled,
         "ONNX Runtime, float32": OnnxEngine(folder / ONNX_FILE, BATCH, side_px),
         "ONNX Runtime, int8": OnnxEngine(folder / INT8_FILE, BATCH, side_px),
-        "OpenVINO, int8": OpenVinoFileEngine(folder / INT8_FILE, Compute("cpu", "fp32", OPENVINO), BATCH, side_px),
+        "OpenVINO, int8": OpenVinoFileEngine(folder / INT8_FILE, Compute("cpu", INT8, OPENVINO), BATCH, side_px),
     }
 
 
 def measure(bundle: Bundle, pixels: Pixels, y_true: np.ndarray, timed: int, rounds: int) -> list[Row]:
     """One row per engine for cells uint8 [n, side, side, 3] of class positions `y_true`; the first `timed` give the times."""
     ways = engines(bundle, has_bf16=bundle.run.compute("cpu").inference_precision == "bf16")
-    answers = {name: _answers(bundle, _features(engine, pixels)) for name, engine in ways.items()}
+    answers = {name: _answers(bundle, _kept_features(bundle, name, engine, pixels)) for name, engine in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, engine in ways.items():
@@ -109,6 +109,17 @@ def table(rows: Sequence[Row]) -> str:
 def _features(engine: Engine, pixels: Pixels) -> np.ndarray:
     starts = range(0, len(pixels), BATCH)
     return np.concatenate([engine(to_levels(pixels[start : start + BATCH], "cpu")) for start in starts])
+
+
+def _kept_features(bundle: Bundle, name: str, engine: Engine, pixels: Pixels) -> np.ndarray:
+    """Features of all cells, kept beside the bundle: the same command, interrupted, goes on with the next engine."""
+    path = bundle.folder.with_name(f"{bundle.folder.name} {name} {bundle.record['hash'][:8]}.npy")
+    if not path.is_file():
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, _features(engine, pixels))
+    features: np.ndarray = np.load(path)
+    _features(engine, pixels[:BATCH])  # the pass that is thrown away
+    return features
 
 
 def _answers(bundle: Bundle, features: np.ndarray) -> Outputs:

@@ -107,7 +107,7 @@ def _entry(
         rows[name]["against_area_colour"] = _difference(each, shortcuts[AREA_COLOUR], settings)
     return {
         "protocol": label,
-        "images": int(manifest.images["label"].notna().sum()),
+        "images": rows[AREA]["images"],
         "settings": settings.model_dump(mode="json", exclude={"train": {"weights_dir", "device"}}),
         "rows": rows,
         "commit": git_commit(),
@@ -120,11 +120,13 @@ def _entry(
 def _row(predictions: Predictions, settings: CrossvalSettings) -> Record:
     side = evaluate(predictions, settings=settings.evaluate)["sides"]["test"]
     intervals, spread = side["intervals"]["intervals"] or {}, (side.get("repeats") or {}).get("spread") or {}
-    return {
+    figures = {
         name: {"value": side[name], "interval": intervals.get(name), "spread_over_seeds": spread.get(name)}
         for name in FIGURES
         if side.get(name) is not None
     }
+    # What was really built: a stand-in goes by its own name.
+    return {"display_name": predictions.record["display_name"], "images": side["images"], **figures}
 
 
 def _difference(new: Predictions, old: Predictions, settings: CrossvalSettings) -> Record:

@@ -9,13 +9,13 @@ and `docs/images/results-<data>.png`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from leukolens.artifacts import Record, read_json, write_text
-from leukolens.models.architectures import ARCHITECTURES, FIVE_ARCHITECTURES, TIMM_PREFIX
+from leukolens.models.architectures import FIVE_ARCHITECTURES
 from leukolens.reporting.drawing import CLASS_MARKERS, GREY, NETWORK_COLOURS, draw_file
 
 HERE = Path(__file__).parent
@@ -51,34 +51,35 @@ def _in_order(entries: dict[str, Record]) -> dict[str, Record]:
     return {name: entries[name] for name in sorted(entries, key=place)}
 
 
-def _models(entries: dict[str, Record]) -> list[str]:
-    there = {name for entry in entries.values() for name in entry["rows"]}
-    return [name for name in (*FIVE_ARCHITECTURES, ENSEMBLE) if name in there]
+def _models(entries: dict[str, Record]) -> dict[str, str]:
+    """What is shown, and under which name: a network that stands in for another goes by its own."""
+    there = {name: row["display_name"] for entry in entries.values() for name, row in entry["rows"].items()}
+    return {name: TITLES.get(name, there[name]) for name in (*FIVE_ARCHITECTURES, ENSEMBLE) if name in there}
 
 
 def _tables(data: str, entries: dict[str, Record]) -> list[str]:
-    models = _models(entries)
+    names = _models(entries)
     first = entries[BASE]
     shortcuts = ", ".join(f"{TITLES[name]} {_figure(first['rows'][name], 'auroc')}" for name in (AREA, AREA_COLOUR))
-    has_four = "auroc_macro_ovr" in next(iter(first["rows"].values()))
+    has_four = any("auroc_macro_ovr" in row for row in first["rows"].values())
     tables = [
         f"![One row per recipe, one mark per network](images/results-{data}.png)",
         f"{first['images']:,} images, {first['protocol']}. Without a network, AUROC: {shortcuts}.",
-        _table("AUROC, the mean over seeds [95 % interval]", entries, models, lambda row: _figure(row, "auroc")),
-        _table("Difference to base in AUROC, on the same images and folds", entries, models, _against_base),
-        _table("Balanced accuracy ± standard deviation over seeds", entries, models, _balanced_accuracy),
+        _table(names, "AUROC, the mean over seeds [95 % interval]", entries, lambda row: _figure(row, "auroc")),
+        _table(names, "Difference to base in AUROC, on the same images and folds", entries, _against_base),
+        _table(names, "Balanced accuracy ± standard deviation over seeds", entries, _balanced_accuracy),
     ]
     if has_four:
-        tables.append(_table("Accuracy, all classes", entries, models, lambda row: _percent(row, "accuracy")))
+        tables.append(_table(names, "Accuracy, all classes", entries, lambda row: _percent(row, "accuracy")))
     return [*tables, _costs(entries)]
 
 
-def _table(title: str, entries: dict[str, Record], models: list[str], cell: Any) -> str:  # noqa: ANN401 - a row to text
-    head = [f"| {title} | {' | '.join(_title(name) for name in models)} |", "|---" * (len(models) + 1) + "|"]
+def _table(names: dict[str, str], title: str, entries: dict[str, Record], cell: Callable[[Record], str]) -> str:
+    head = [f"| {title} | {' | '.join(names.values())} |", "|---" * (len(names) + 1) + "|"]
     rows = []
     for recipe, entry in entries.items():
         for suffix in ("", TTA):
-            cells = [cell(entry["rows"][name + suffix]) if name + suffix in entry["rows"] else NOTHING for name in models]
+            cells = [cell(entry["rows"][name + suffix]) if name + suffix in entry["rows"] else NOTHING for name in names]
             if set(cells) != {NOTHING}:
                 name = f"[{recipe}](../experiments/{_folder(entry)}/{recipe}.yaml){' + views when scoring' if suffix else ''}"
                 rows.append(f"| {name} | {' | '.join(cells)} |")
@@ -97,10 +98,6 @@ def _networks(entry: Record) -> list[str]:
 
 def _folder(entry: Record) -> str:
     return "c-nmc-sample" if entry["settings"]["strategy"] == "subject" else "b-all-smears"
-
-
-def _title(name: str) -> str:
-    return TITLES.get(name) or ARCHITECTURES[name.removeprefix(TIMM_PREFIX)].display_name
 
 
 def _figure(row: Record, name: str) -> str:
@@ -139,11 +136,10 @@ def _size(entries: dict[str, Record]) -> tuple[float, float]:
 def _paint(figure: Figure, entries: dict[str, Record]) -> None:
     """AUROC of every network under every recipe; the shortcut as a line."""
     axes = figure.subplots()
-    models = _models(entries)
-    for place, name in enumerate(models):
+    for place, (name, title) in enumerate(_models(entries).items()):
         rows = [entry["rows"].get(name) for entry in entries.values()]
         found = [(row["auroc"]["value"], at) for at, row in enumerate(rows) if row]
-        look = {"color": NETWORK_COLOURS[place], "label": _title(name), "alpha": 0.85}
+        look = {"color": NETWORK_COLOURS[place], "label": title, "alpha": 0.85}
         axes.plot(*zip(*found, strict=True), CLASS_MARKERS[place], **look)
     shortcut = entries[BASE]["rows"][AREA_COLOUR]["auroc"]["value"]
     axes.axvline(shortcut, color=GREY, linestyle="--", label="Area + colour, no network")

@@ -269,7 +269,8 @@ class ExportSettings(Settings):
     calibration_images: Positive = 128
     """Training cells that the ranges of the 8-bit network are taken from, a seeded choice. 100 to a few hundred is usual."""
     changed_decisions: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Largest share of the cells whose class the 8-bit network may change."""
+    """Largest share of the cells whose class the 8-bit network may change, and of those that it may refuse or accept otherwise,
+    as unlike the training cells."""
     auroc_loss: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Largest loss of AUROC on these cells, as far as they have a positive class, that the 8-bit network may cost."""
     accept_loss: bool = False

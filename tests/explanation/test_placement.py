@@ -19,7 +19,7 @@ GRIDS = {
     "resnet50": Grid(0, 32),  # odd kernels padded on both sides keep the first place at pixel 0
     "densenet121": Grid(14, 32),  # 4i, then average poolings of 2: 8i + 2, 16i + 6, 32i + 14
     "efficientnet_b0": Grid(0, 32),
-    "tf_efficientnet_lite0": Grid(31, 32),  # TensorFlow pads an even picture on the right only: 2i + 1 each time
+    "tf_efficientnet_lite0": Grid(15.5, 32),  # padded by TensorFlow's rule, taken as alike on both sides: even
 }
 
 

@@ -11,6 +11,7 @@ import torch
 
 from leukolens.artifacts import Manifest, read_json
 from leukolens.data.pixel_cache import PixelCache
+from leukolens.data.preprocessing import read_pixels
 from leukolens.errors import ExportError, RunError, SettingsError
 from leukolens.models import compute as computing
 from leukolens.models.compute import Compute
@@ -40,7 +41,8 @@ def engines(bundle: Bundle, batch_size: int = 4) -> dict[str, Any]:
     return {
         "onnx": OnnxEngine(bundle.folder / "network.onnx", batch_size, 32),
         "openvino": OpenVinoFileEngine(bundle.folder / "network.xml", FLOAT32, batch_size, 32),
-        "int8": OnnxEngine(bundle.folder / "network.int8.onnx", batch_size, 32),
+        "int8": OpenVinoFileEngine(bundle.folder / "network.int8.onnx", Compute("cpu", "int8"), batch_size, 32),
+        "int8 by onnxruntime": OnnxEngine(bundle.folder / "network.int8.onnx", batch_size, 32),
     }
 
 
@@ -55,8 +57,11 @@ def test_file_answers_as_the_network(bundle: Bundle, finetuned_run: Run, pixels:
         assert getattr(found, part).dtype == np.float32
 
 
-def test_eight_bit_file_answers_nearly_so(bundle: Bundle, finetuned_run: Run, pixels: PixelCache) -> None:
-    found, wanted = engines(bundle)["int8"].outputs(pixels.pixels), plain_answers(finetuned_run, pixels.pixels)
+@pytest.mark.parametrize("name", ["int8", "int8 by onnxruntime"])
+def test_eight_bit_file_answers_nearly_so(
+    bundle: Bundle, finetuned_run: Run, pixels: PixelCache, name: str
+) -> None:
+    found, wanted = engines(bundle)[name].outputs(pixels.pixels), plain_answers(finetuned_run, pixels.pixels)
     error = np.linalg.norm(found.features - wanted.features) / np.linalg.norm(wanted.features)
     assert 1e-4 < error < 0.5
     # The head is not rounded: its logits are those of the features that the file gives.
@@ -66,7 +71,7 @@ def test_eight_bit_file_answers_nearly_so(bundle: Bundle, finetuned_run: Run, pi
     )
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino", "int8"])
+@pytest.mark.parametrize("name", ["onnx", "openvino", "int8", "int8 by onnxruntime"])
 def test_a_cells_answer_does_not_depend_on_the_cells_beside_it(bundle: Bundle, pixels: PixelCache, name: str) -> None:
     engine, cells = engines(bundle)[name], pixels.pixels[:5]
     together = engine.outputs(cells)
@@ -110,6 +115,7 @@ def test_record_compares_each_format_with_float32(bundle: Bundle, cohort: Any) -
     for name, found in record["formats"].items():
         assert found["cells"] == validation
         assert found["probability"] < (1e-3 if name != "int8" else 1)
+    assert record["formats"]["int8"]["by_onnxruntime"]["cells"] == validation
     assert record["formats"]["int8"]["calibration_images"] == int((cohort.splits.of_fold(0) == "train").sum())
     assert record["run_itself"]["engine"] == "torch"
     assert record["data"] == {"side": "validation", "synthetic": False, "manifest_hash": cohort.manifest.content_hash}
@@ -168,7 +174,7 @@ def test_network_that_answers_otherwise_is_not_kept(
 def test_eight_bits_that_cost_too_much_are_refused(
     finetuned_run: Run, cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lossy = {"probability": 0.4, "changed_decisions": 5, "cells": 10, "auroc": 0.6, "auroc_float32": 0.9}
+    lossy = {"probability": 0.4, "changed_decisions": 5, "changed_outliers": 0, "cells": 10, "auroc": 0.6, "auroc_float32": 0.9}
     monkeypatch.setattr(exporting, "differences", lambda *_: lossy)
     with pytest.raises(ExportError, match="costs more accuracy"):
         export(finetuned_run, cohort.manifest, cohort.splits, tmp_path / "b", ExportSettings(formats=("int8",)))
@@ -258,6 +264,23 @@ def test_onnx_predictions_are_the_probabilities_of_the_graph(
     images = list(table["image"])
     graph = engines(bundle)["onnx"].outputs(pixels.pixels[pixels.rows_of(images)])
     np.testing.assert_allclose(table[["score_HEM", "score_ALL"]], graph.probabilities, atol=1e-6)
+
+
+def test_from_the_image_file_on_another_program_decides_as_predict(bundle: Bundle, cohort: Any, tmp_path: Path) -> None:
+    """As docs/export.md tells whoever has ONNX Runtime: our crop and resize, and nothing else of ours."""
+    import onnxruntime
+
+    table = predict(bundle.folder, cohort.manifest, cohort.splits, tmp_path, cohort.cache, PredictSettings(engine="onnx")).table
+    session = onnxruntime.InferenceSession(bundle.folder / "network.onnx", providers=["CPUExecutionProvider"])
+    said = json.loads(session.get_modelmeta().custom_metadata_map["leukolens"])
+    preprocessing = Run.load(bundle.folder).preprocessing
+    for row in table.head(6).itertuples():
+        pixels = preprocessing.apply(read_pixels(cohort.cells / row.image, max_pixels=25_000_000).pixels)
+        (probabilities,) = session.run(["probabilities"], {"pixels": pixels[None]})
+        positive = said["classes"].index(said["positive"][0])
+        assert probabilities[0, positive] == pytest.approx(row.y_score, abs=1e-5)
+        called = positive if probabilities[0, positive] >= said["threshold"] else 1 - positive
+        assert said["classes"][called] == row.y_pred
 
 
 def test_run_has_no_network_for_the_engine(finetuned_run: Run, cohort: Any, tmp_path: Path) -> None:

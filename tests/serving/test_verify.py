@@ -74,11 +74,12 @@ def test_without_a_positive_class_or_with_one_kind_there_is_no_auroc() -> None:
 
 
 @pytest.mark.parametrize(
-    ("probability", "decisions", "is_same"),
-    [(0.0, 0, True), (1e-3, 0, True), (1.1e-3, 0, False), (0.0, 1, False), (float("nan"), 0, False)],
-)
-def test_float_formats_have_to_be_the_same(probability: float, decisions: int, is_same: bool) -> None:
-    found = {"probability": probability, "changed_decisions": decisions, "cells": 40}
+    ("probability", "decisions", "outliers", "is_same"),
+    [(0.0, 0, 0, True), (1e-3, 0, 0, True), (1.1e-3, 0, 0, False), (0.0, 1, 0, False), (0.0, 0, 1, False),
+     (float("nan"), 0, 0, False)],
+)  # fmt: skip
+def test_float_formats_have_to_be_the_same(probability: float, decisions: int, outliers: int, is_same: bool) -> None:
+    found = {"probability": probability, "changed_decisions": decisions, "changed_outliers": outliers, "cells": 40}
     if is_same:
         require_same("onnx", found, ExportSettings())
         return
@@ -87,11 +88,13 @@ def test_float_formats_have_to_be_the_same(probability: float, decisions: int, i
 
 
 @pytest.mark.parametrize(
-    ("decisions", "auroc", "is_small"),
-    [(2, 0.881, True), (3, 0.9, False), (0, 0.879, False), (0, 0.95, True), (0, None, True)],
-)
-def test_eight_bits_may_cost_a_little(decisions: int, auroc: float | None, is_small: bool) -> None:
-    found = {"probability": 0.3, "changed_decisions": decisions, "cells": 40, "auroc": auroc, "auroc_float32": 0.9}
+    ("decisions", "outliers", "auroc", "is_small"),
+    [(2, 0, 0.881, True), (3, 0, 0.9, False), (0, 2, 0.9, True), (0, 3, 0.9, False), (0, 0, 0.879, False), (0, 0, 0.95, True),
+     (0, 0, None, True)],
+)  # fmt: skip
+def test_eight_bits_may_cost_a_little(decisions: int, outliers: int, auroc: float | None, is_small: bool) -> None:
+    found = {"probability": 0.3, "changed_decisions": decisions, "changed_outliers": outliers, "cells": 40, "auroc": auroc,
+             "auroc_float32": 0.9}  # fmt: skip
     if is_small:
         require_small_loss(found, ExportSettings())
         return
@@ -101,18 +104,20 @@ def test_eight_bits_may_cost_a_little(decisions: int, auroc: float | None, is_sm
 
 
 def test_loss_is_said_in_full() -> None:
-    found = {"probability": 0.3, "changed_decisions": 3, "cells": 40, "auroc": 0.85, "auroc_float32": 0.9}
+    found = {"probability": 0.3, "changed_decisions": 3, "changed_outliers": 1, "cells": 40, "auroc": 0.85,
+             "auroc_float32": 0.9}  # fmt: skip
     with pytest.raises(ExportError) as caught:
         require_small_loss(found, ExportSettings())
     assert str(caught.value) == (
         "The 8-bit network costs more accuracy than is allowed; nothing was kept.\n"
-        "  expected: at most 5% of the decisions changed and 0.02 of AUROC lost\n"
-        "  received: 3 of 40 decisions changed, 0.050 of AUROC lost\n"
+        "  expected: at most 5% of decisions and of refusals changed, 0.02 of AUROC lost\n"
+        "  received: 3 decisions and 1 refusals of 40 changed, 0.050 of AUROC lost\n"
         "  remedy:   leave --format int8 out, calibrate on more cells (calibration_images), or say --accept-loss"
     )
 
 
 def test_no_number_is_never_accepted() -> None:
-    found = {"probability": float("nan"), "changed_decisions": 0, "cells": 4, "auroc": None, "auroc_float32": None}
+    found = {"probability": float("nan"), "changed_decisions": 0, "changed_outliers": 0, "cells": 4, "auroc": None,
+             "auroc_float32": None}  # fmt: skip
     with pytest.raises(ExportError):
         require_small_loss(found, ExportSettings(accept_loss=True))

@@ -79,8 +79,8 @@ def explain(
 
     Args:
         run: a finished Run or its folder.
-        manifest: the data set, and `splits`, as `predict` takes them and under its rules; None means the whole data set.
-        splits: see above.
+        manifest: the data set, as `predict` takes it and under its rules.
+        splits: the run's own; None explains any image of the data set, and says in `side` whether the run has seen it.
         out: folder to write into; what an earlier call left there is replaced.
         cache_dir: where pixels are cached; None means `cache` beside the run's folder.
         settings: which images, methods, class and layer.

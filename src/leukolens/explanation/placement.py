@@ -105,14 +105,18 @@ def _noted_windows(network: nn.Module, layer: nn.Module) -> Iterator[_Seen]:
 
 
 def _window_of(module: nn.Module, before: int, after: int) -> _Window:
-    """The window by a layer's own padding or, where that does not give the size, by that of TensorFlow's "same"."""
+    """The window by a layer's own padding or, where that does not give the size, padded alike on both sides.
+
+    TensorFlow's "same", as of EfficientNet-Lite0, pads an even picture on the right only. By its windows the middle place would
+    answer to what is around pixel 127 of 224; trained kernels make up for that, and the gradient's centre lies at 104 to 124.
+    """
     kernel, stride, padding, dilation = (
         _last(getattr(module, name, 1)) for name in ("kernel_size", "stride", "padding", "dilation")
     )
     reach = dilation * (kernel - 1)
-    if (before + 2 * padding - reach - 1) // stride + 1 != after:
-        padding = max(0, (after - 1) * stride + reach + 1 - before) // 2
-    return _Window(reach / 2 - padding, stride, after)
+    lack = (after - 1) * stride + reach + 1 - before
+    is_own = (before + 2 * padding - reach - 1) // stride + 1 == after or not isinstance(module, nn.Conv2d)
+    return _Window((reach - (2 * padding if is_own else max(0, lack))) / 2, stride, after)
 
 
 def _last(value: int | tuple[int, ...]) -> int:

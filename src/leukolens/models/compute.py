@@ -30,8 +30,8 @@ TORCH: Literal["torch"] = "torch"
 OPENVINO: Literal["openvino"] = "openvino"
 ONNX: Literal["onnx"] = "onnx"
 INT8: Literal["int8"] = "int8"
-ONNX_ENGINES = (ONNX, INT8)
-"""Those that ONNX Runtime runs, on a processor and from a bundle only."""
+EXPORTED_ENGINES = (ONNX, INT8)
+"""Those that run an exported network, on a processor and from a bundle only."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def choose_engine(compute: Compute, wished: EngineChoice, exported: Collection[s
             received=f"--device {compute.device}",
             remedy=f"leave --device out, or take --engine {TORCH}",
         )
-    if wished not in ONNX_ENGINES:
+    if wished not in EXPORTED_ENGINES:
         return replace(compute, engine=wished)
     if wished not in exported:
         raise SettingsError(
@@ -111,7 +111,8 @@ def choose_engine(compute: Compute, wished: EngineChoice, exported: Collection[s
             received=f"one with {', '.join(exported)}" if exported else "a run, or a bundle without exported networks",
             remedy=f"`leukolens export RUN --manifest RESULTS --format {wished} --out BUNDLE` makes it; or take another engine",
         )
-    require_package("onnxruntime", f"The engine {wished}")
+    if wished == ONNX:
+        require_package("onnxruntime", f"The engine {wished}")
     return replace(compute, engine=wished, asked_in="fp32" if wished == ONNX else INT8)
 
 

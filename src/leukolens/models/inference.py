@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from leukolens.errors import ExportError
 from leukolens.models.classifier import Classifier, hash_backbone
-from leukolens.models.compute import ONNX_ENGINES, OPENVINO, Compute, tune_allocator
+from leukolens.models.compute import EXPORTED_ENGINES, ONNX, OPENVINO, Compute, tune_allocator
 from leukolens.models.exported import Features as Features
 from leukolens.models.exported import OnnxEngine, OpenVinoFileEngine
 from leukolens.models.openvino_graphs import compile_for_processor, to_openvino
@@ -97,10 +97,10 @@ class Network:
 
     def _engine(self, classifier: Classifier, compute: Compute, batch_size: int, side_px: int) -> Engine:
         logger.debug("features computed by %s in %s on %s", compute.engine, compute.inference_precision, compute.device)
-        if compute.engine in ONNX_ENGINES:
+        if compute.engine == ONNX:
             return OnnxEngine(self._exported(compute), batch_size, side_px)
-        if compute.engine == OPENVINO and self.file is not None:
-            return OpenVinoFileEngine(self.file, compute, batch_size, side_px)
+        if compute.engine in EXPORTED_ENGINES or (compute.engine == OPENVINO and self.file is not None):
+            return OpenVinoFileEngine(self._exported(compute), compute, batch_size, side_px)
         if compute.engine == OPENVINO:
             return CompiledEngine(classifier, compute, batch_size, side_px)
         return EagerEngine(classifier, compute)

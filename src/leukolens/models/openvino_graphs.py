@@ -17,7 +17,8 @@ from leukolens.models.compute import Compute
 if TYPE_CHECKING:
     import openvino
 
-_PRECISION_HINTS = {"bf16": "bf16", "fp32": "f32"}
+# Of an 8-bit network, what is not in 8 bits stays in float32.
+_PRECISION_HINTS = {"bf16": "bf16", "fp32": "f32", "int8": "f32"}
 
 
 def to_openvino(network: nn.Module, shape: tuple[int, int, int, int]) -> openvino.Model:

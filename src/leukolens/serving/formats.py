@@ -85,6 +85,7 @@ def write_int8(onnx: Path, calibration: Pixels, path: Path) -> None:
             _Calibration(calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(_QUANTISED),
+            nodes_to_exclude=_before_first_convolution(prepared),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -134,6 +135,15 @@ def _unwritable(name: str, error: Exception) -> ExportError:
         received=str(error).strip().splitlines()[0],
         remedy=f"leave --format {name} out",
     )
+
+
+def _before_first_convolution(path: Path) -> list[str]:
+    """Names of the layers that bring grey levels to the scale of the weights."""
+    import onnx
+
+    nodes = onnx.load(path).graph.node
+    first = next((place for place, node in enumerate(nodes) if node.op_type == "Conv"), 0)
+    return [node.name for node in nodes[:first]]
 
 
 def write_litert(network: Answering, side_px: int, path: Path) -> None:

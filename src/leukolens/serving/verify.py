@@ -60,14 +60,18 @@ def differences(found: Outputs, wanted: Outputs, judged: Judged) -> Record:
 
 
 def require_same(name: str, found: Record, settings: ExportSettings) -> None:
-    """Raise ExportError unless a float network gives the same probabilities, within the tolerance, and the same decisions."""
+    """Raise ExportError unless a float network gives the same probabilities, within the tolerance, and the same decisions.
+
+    What is unlike the training cells, and so refused, has to be the same as well.
+    """
+    changed = found["changed_decisions"] + found["changed_outliers"]
     # Not "greater than": a probability that is no number is no probability.
-    if not found["probability"] <= settings.tolerance or found["changed_decisions"]:
+    if not found["probability"] <= settings.tolerance or changed:
         raise ExportError(
             f"The network in the format {name} does not answer as the one it was made from; nothing was kept.",
-            expected=f"probabilities within {settings.tolerance:g} of PyTorch's in float32, and the same decisions",
-            received=f"a difference of {found['probability']:.2g}, and {found['changed_decisions']} other decisions for "
-            f"{found['cells']} cells",
+            expected=f"probabilities within {settings.tolerance:g} of PyTorch's in float32, the same decisions and refusals",
+            received=f"a difference of {found['probability']:.2g}, {found['changed_decisions']} other decisions and "
+            f"{found['changed_outliers']} other refusals for {found['cells']} cells",
             remedy=f"leave --format {name} out; and tell the maintainers, with the versions that `pip list` gives",
         )
 
@@ -75,14 +79,17 @@ def require_same(name: str, found: Record, settings: ExportSettings) -> None:
 def require_small_loss(found: Record, settings: ExportSettings) -> None:
     """Raise ExportError where the 8-bit network costs more than the settings allow, unless that was accepted."""
     loss = 0.0 if found["auroc"] is None else found["auroc_float32"] - found["auroc"]
-    share = found["changed_decisions"] / found["cells"]
+    # A network to which no cell is like the training cells decides nothing, however well it would.
+    share = max(found["changed_decisions"], found["changed_outliers"]) / found["cells"]
     is_small = share <= settings.changed_decisions and loss <= settings.auroc_loss
     # What is no number is no answer, and nobody can accept it.
     if np.isfinite(found["probability"]) and (is_small or settings.accept_loss):
         return
     raise ExportError(
         "The 8-bit network costs more accuracy than is allowed; nothing was kept.",
-        expected=f"at most {settings.changed_decisions:.0%} of the decisions changed and {settings.auroc_loss:g} of AUROC lost",
-        received=f"{found['changed_decisions']} of {found['cells']} decisions changed, {loss:.3f} of AUROC lost",
+        expected=f"at most {settings.changed_decisions:.0%} of decisions and of refusals changed, "
+        f"{settings.auroc_loss:g} of AUROC lost",
+        received=f"{found['changed_decisions']} decisions and {found['changed_outliers']} refusals of {found['cells']} "
+        f"changed, {loss:.3f} of AUROC lost",
         remedy="leave --format int8 out, calibrate on more cells (calibration_images), or say --accept-loss",
     )
