@@ -67,6 +67,15 @@ def test_differences_are_the_largest_and_decisions_those_of_the_threshold() -> N
     assert (record["auroc"], record["auroc_float32"]) == (0.75, 1.0)
 
 
+@pytest.mark.parametrize(("share_of_limit", "counted"), [(1.0, 0), (0.9995, 0), (0.99, 1)])
+def test_cell_on_the_limit_itself_counts_on_neither_side(share_of_limit: float, counted: int) -> None:
+    # Two unit vectors whose difference is this long.
+    angle = 2 * np.arcsin(share_of_limit * 0.5 / 2)
+    near = changed(features=[[3, 0], [np.cos(angle), np.sin(angle)], [0, 0], [0, 0]])
+    beyond = changed(features=[[3, 0], [0, 1], [0, 0], [0, 0]])
+    assert differences(beyond, near, JUDGED)["changed_outliers"] == counted
+
+
 def test_without_a_positive_class_or_with_one_kind_there_is_no_auroc() -> None:
     none = replace(JUDGED, decision=replace(DECISION, positive=(), threshold=None))
     assert differences(WANTED, WANTED, none)["auroc"] is None

@@ -114,7 +114,7 @@ class OnnxEngine(ExportedEngine):
 class OpenVinoFileEngine(ExportedEngine):
     """OpenVINO on `network.xml` or an ONNX file, compiled for this processor in the precision of `compute`.
 
-    The 8-bit network is run by it too: two to three times as fast as by ONNX Runtime (docs/export.md).
+    The 8-bit network is run by it too: 1.4 to 3.2 times as fast as by ONNX Runtime (docs/export.md).
 
     Raises ExportError where it cannot read the file.
     """

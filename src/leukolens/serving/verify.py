@@ -20,6 +20,9 @@ from leukolens.evaluation.metrics import auroc
 from leukolens.models.exported import Outputs
 from leukolens.settings import ExportSettings
 
+# The limit is the distance of a validation cell, whose own score is 1 but for rounding: it says nothing on either side.
+_AT_THE_LIMIT = 1e-3
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -43,17 +46,20 @@ def differences(found: Outputs, wanted: Outputs, judged: Judged) -> Record:
     Returns:
         `cells` (n); `probability` and `logit` (largest difference); `features` (length of the difference over the length of
         the features); `changed_decisions` and `changed_outliers` (cells that fall into another class, or on the other side of
-        the limit of what is like the training cells); `auroc` and `auroc_float32` (None where there is none).
+        the limit of what is like the training cells; those on the limit itself left out); `auroc` and `auroc_float32` (None
+        where there is none).
     """
     classes = [judged.decision.predicted(each.probabilities.astype(np.float64)) for each in (found, wanted)]
-    unlike = [judged.outliers.scores(each.features) > 1 for each in (found, wanted)]
+    distances = [judged.outliers.scores(each.features) for each in (found, wanted)]
+    refused = (distances[0] > 1) != (distances[1] > 1)
+    at_limit = np.abs(distances[1] - 1) <= _AT_THE_LIMIT
     return {
         "cells": len(wanted.logits),
         "probability": float(np.abs(found.probabilities - wanted.probabilities).max()),
         "logit": float(np.abs(found.logits - wanted.logits).max()),
         "features": float(np.linalg.norm(found.features - wanted.features) / (np.linalg.norm(wanted.features) or 1.0)),
         "changed_decisions": int((classes[0] != classes[1]).sum()),
-        "changed_outliers": int((unlike[0] != unlike[1]).sum()),
+        "changed_outliers": int((refused & ~at_limit).sum()),
         "auroc": judged.auroc(found.probabilities),
         "auroc_float32": judged.auroc(wanted.probabilities),
     }
