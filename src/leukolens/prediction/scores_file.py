@@ -53,19 +53,23 @@ class ScoresFile:
         self.writer = writer
         self.schema = schema
         self.text = text
-        self.waiting: list[pa.Table] = []
+        self.waiting: dict[str, list[Any]] = {name: [] for name in schema.names}
 
     def write(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Add rows: for each column of the schema its values, None where there is none."""
-        self.waiting.append(pa.table([self._array(field, columns[field.name]) for field in self.schema], self.schema))
-        if sum(map(len, self.waiting)) >= _ROWS_AT_ONCE:
+        # They wait as Python's own objects. A small table of pyarrow for every batch would come to lie between the batches'
+        # pixels in the C library's heap, which then finds no room for the next batch: 6 MB more for each.
+        for name, values in self.waiting.items():
+            values.extend(columns[name])
+        if len(self.waiting[self.schema.names[0]]) >= _ROWS_AT_ONCE:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits."""
-        if self.waiting:
-            self.writer.write_table(pa.concat_tables(self.waiting).combine_chunks())
-            self.waiting = []
+        if self.waiting[self.schema.names[0]]:
+            arrays = [self._array(field, self.waiting[field.name]) for field in self.schema]
+            self.writer.write_table(pa.table(arrays, self.schema))
+            self.waiting = {name: [] for name in self.schema.names}
 
     def _array(self, field: pa.Field, values: Sequence[Any]) -> pa.Array:
         if pa.types.is_string(field.type):

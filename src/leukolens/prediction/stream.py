@@ -39,6 +39,7 @@ DEFAULT_MISCOVERAGE = 0.1
 """Largest share of wrong prediction sets where none is asked for: needs nine subject groups in validation."""
 
 _BATCH = 32
+_CHANNELS = 3
 # Where hardly any input is an image, rows are written before there is a whole batch of images.
 _ROWS_AT_MOST = 4096
 _NO_SUCH_DATA = ""
@@ -174,6 +175,8 @@ class InputScorer:
         self.miscoverage = DEFAULT_MISCOVERAGE if settings.abstain is None else settings.abstain
         self.extractor = run.extractor(_BATCH, settings.device, settings.engine)
         self.extractor.ready()
+        # One place for the pixels of all batches, so that the heap has no holes of this size to keep.
+        self.pixels = np.empty((_BATCH, self.preprocessing.input_px, self.preprocessing.input_px, _CHANNELS), np.uint8)
         self.views = [self.extractor.of_view(view) for view in range(VIEWS if settings.tta else 1)]
         if caution := self.decision.caution(self.miscoverage):
             logger.warning("%s", caution)
@@ -224,7 +227,8 @@ class InputScorer:
         """What the model says of pictures, by column."""
         if not pictures:
             return {}
-        decision, scored = self.decision, self._score(np.stack([picture.pixels for picture in pictures]))
+        pixels = np.stack([picture.pixels for picture in pictures], out=self.pixels[: len(pictures)])
+        decision, scored = self.decision, self._score(pixels)
         answers = decision.apply(scored.logits)
         sets = decision.prediction_sets(answers.probabilities, self.miscoverage)
         return {
