@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from leukolens.artifacts import Manifest, Predictions, Record, Splits, read_json, write_json, write_text
+from leukolens.artifacts import CROSSVAL_FILE, TEST, Manifest, Predictions, Record, Splits, read_json, write_json, write_text
 from leukolens.crossvalidation import cross_validate
 from leukolens.data.manifest import index
 from leukolens.evaluation.baselines import AREA, AREA_COLOUR, Protocol, shortcut_baseline
@@ -85,7 +85,7 @@ def _settings(path: Path, wished: argparse.Namespace) -> CrossvalSettings:
 def _base_of(work: Path, recipe: str, names: Iterable[str], settings: CrossvalSettings) -> dict[str, Predictions]:
     """The base recipe's predictions on the same folds, where they are there and of as many repeats."""
     found = {each: work / BASE / each for each in names if recipe != BASE}
-    loaded = {each: Predictions.load(folder) for each, folder in found.items() if (folder / "crossval.json").is_file()}
+    loaded = {each: Predictions.load(folder) for each, folder in found.items() if (folder / CROSSVAL_FILE).is_file()}
     return {each: one for each, one in loaded.items() if one.record["repeats"] >= settings.repeats}
 
 
@@ -118,7 +118,7 @@ def _entry(
 
 
 def _row(predictions: Predictions, settings: CrossvalSettings) -> Record:
-    side = evaluate(predictions, settings=settings.evaluate)["sides"]["test"]
+    side = evaluate(predictions, settings=settings.evaluate)["sides"][TEST]
     intervals, spread = side["intervals"]["intervals"] or {}, (side.get("repeats") or {}).get("spread") or {}
     figures = {
         name: {"value": side[name], "interval": intervals.get(name), "spread_over_seeds": spread.get(name)}

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from leukolens.artifacts import Record, read_json, write_text
+from leukolens.artifacts import TTA_SUFFIX, Record, read_json, write_text
+from leukolens.evaluation.baselines import AREA, AREA_COLOUR
 from leukolens.models.architectures import FIVE_ARCHITECTURES
 from leukolens.reporting.drawing import CLASS_MARKERS, GREY, NETWORK_COLOURS, draw_file
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
 IMAGES = HERE.parent / "docs" / "images"
-BASE, ENSEMBLE, AREA, AREA_COLOUR = "base", "ensemble", "area", "area_colour"
-TTA = "+tta"
+BASE, ENSEMBLE = "base", "ensemble"
 TITLES = {ENSEMBLE: "Ensemble", AREA: "Area", AREA_COLOUR: "Area + colour"}
 NOTHING = "–"
 ROW_INCHES, WIDTH_INCHES, FRAME_INCHES = 0.3, 8.0, 1.1
@@ -78,7 +78,7 @@ def _table(names: dict[str, str], title: str, entries: dict[str, Record], cell: 
     head = [f"| {title} | {' | '.join(names.values())} |", "|---" * (len(names) + 1) + "|"]
     rows = []
     for recipe, entry in entries.items():
-        for suffix in ("", TTA):
+        for suffix in ("", TTA_SUFFIX):
             cells = [cell(entry["rows"][name + suffix]) if name + suffix in entry["rows"] else NOTHING for name in names]
             if set(cells) != {NOTHING}:
                 name = f"[{recipe}](../experiments/{_folder(entry)}/{recipe}.yaml){' + views when scoring' if suffix else ''}"
@@ -93,7 +93,7 @@ def _costs(entries: dict[str, Record]) -> str:
 
 
 def _networks(entry: Record) -> list[str]:
-    return [name for name in entry["rows"] if name not in TITLES and not name.endswith(TTA)]
+    return [name for name in entry["rows"] if name not in TITLES and not name.endswith(TTA_SUFFIX)]
 
 
 def _folder(entry: Record) -> str:

@@ -274,14 +274,17 @@ def predict(
         return
     manifest = Path(inputs[0])
     folder = manifest if manifest.is_dir() else manifest.parent
-    if ray:
-        _predict_in_shards(run, manifest, None if every else splits or folder, out, settings)
-        return
+    score = _predict_in_shards if ray else _predict_manifest
+    score(run, manifest, None if every else splits or folder, out, settings)
+
+
+def _predict_manifest(run: Path, manifest: Path, splits: Path | None, out: Path | None, settings: PredictSettings) -> None:
     from leukolens.prediction import predict as prediction
 
-    scored = prediction.predict(run, manifest, None if every else splits or folder, out, folder / "cache", settings)
+    cache = (manifest if manifest.is_dir() else manifest.parent) / "cache"
+    scored = prediction.predict(run, manifest, splits, out, cache, settings)
     typer.echo(f"{len(scored.table)} images, {scored.record['images_per_second']:.1f} images/s")
-    if abstain is not None:
+    if settings.abstain is not None:
         refused = scored.table["refusal"].value_counts()
         typer.echo(f"not answered: {refused.sum()}" + "".join(f"\n  {count} {reason}" for reason, count in refused.items()))
     _say_written((out or run) / "predictions.parquet")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import leukolens
 from cohort import build_cohort
-from leukolens import cli
+from leukolens import cli, extras
 from leukolens.artifacts import Manifest, Predictions, read_json, write_json
 from leukolens.data.manifest import index
 from leukolens.data.preprocessing import Preprocessing, foreground, read_pixels
@@ -316,7 +316,7 @@ def test_a_place_to_write_to_is_needed(head_run: Run, cohort: Any) -> None:
 def test_without_the_library_the_error_says_how_to_get_it(
     head_run: Run, cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "is_installed", lambda _: False)
     with pytest.raises(SettingsError) as caught:
         explain(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache, SMALL)
     assert str(caught.value) == (

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from leukolens import extras
 from leukolens.errors import SettingsError
 from leukolens.models import compute
 from leukolens.models.architectures import find_architecture
@@ -103,14 +104,14 @@ PROCESSOR = Compute("cpu", "fp32", "torch")
 def test_engine_left_to_the_program_is_the_fastest_that_keeps_the_precision(
     monkeypatch: pytest.MonkeyPatch, before: Compute, exported: tuple[str, ...], engine: str
 ) -> None:
-    monkeypatch.setattr(compute, "is_installed", lambda name: True)
+    monkeypatch.setattr(extras, "is_installed", lambda name: True)
     chosen = choose_engine(before, "auto", exported)
     assert chosen.engine == engine
     assert chosen.inference_precision == before.inference_precision
 
 
 def test_engine_left_to_the_program_is_one_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "is_installed", lambda name: False)
+    monkeypatch.setattr(extras, "is_installed", lambda name: False)
     assert choose_engine(PROCESSOR, "auto", ("onnx",)).engine == "torch"
 
 
@@ -118,7 +119,7 @@ def test_engine_left_to_the_program_is_one_that_is_installed(monkeypatch: pytest
 def test_engine_that_is_named_computes_in_its_own_precision(
     monkeypatch: pytest.MonkeyPatch, engine: EngineChoice, asked: str
 ) -> None:
-    monkeypatch.setattr(compute, "is_installed", lambda name: True)
+    monkeypatch.setattr(extras, "is_installed", lambda name: True)
     chosen = choose_engine(Compute("cpu", "bf16", "openvino"), engine, ("onnx", "openvino", "int8"))
     assert (chosen.engine, chosen.inference_precision, chosen.precision) == (engine, asked, "bf16")
 
@@ -142,7 +143,7 @@ def test_engine_without_its_network_says_what_the_bundle_has() -> None:
 
 
 def test_engine_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "is_installed", lambda name: False)
+    monkeypatch.setattr(extras, "is_installed", lambda name: False)
     with pytest.raises(SettingsError) as caught:
         choose_engine(PROCESSOR, "onnx", ("onnx",))
     assert caught.value.what == "The engine onnx needs onnxruntime."

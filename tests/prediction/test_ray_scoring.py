@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cohort import build_cohort
+from leukolens import extras
 from leukolens.artifacts import Manifest, Predictions, read_json
 from leukolens.cli import app
 from leukolens.data.manifest import index
@@ -36,7 +37,7 @@ WORKER = b"ray::MapWorker"
 def test_without_ray_the_error_says_what_to_install(
     head_run: Run, cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_scoring.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "is_installed", lambda _: False)
     with pytest.raises(SettingsError) as caught:
         predict_in_shards(head_run, cohort.manifest, None, tmp_path / "out")
     assert caught.value.what == "Scoring in shards needs Ray."

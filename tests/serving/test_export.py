@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from leukolens import extras
 from leukolens.artifacts import Manifest, read_json
 from leukolens.data.pixel_cache import PixelCache
 from leukolens.data.preprocessing import read_pixels
 from leukolens.errors import ExportError, RunError, SettingsError
-from leukolens.models import compute as computing
 from leukolens.models.compute import Compute
 from leukolens.models.exported import OnnxEngine, OpenVinoFileEngine, Outputs
 from leukolens.prediction.predict import predict
 from leukolens.serving import export as exporting
-from leukolens.serving import formats
 from leukolens.serving.bundle import Bundle
 from leukolens.serving.export import export, summary_lines
 from leukolens.settings import ExportSettings, PredictSettings
@@ -212,7 +211,7 @@ def test_data_of_other_classes_is_refused(finetuned_run: Run, cohort: Any, tmp_p
 def test_litert_says_what_it_would_need(
     finetuned_run: Run, cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "is_installed", lambda name: False)
+    monkeypatch.setattr(extras, "is_installed", lambda name: name != "litert_torch")
     with pytest.raises(SettingsError) as caught:
         export(finetuned_run, cohort.manifest, cohort.splits, tmp_path / "b", ExportSettings(formats=("onnx", "litert")))
     assert str(caught.value) == (
@@ -227,7 +226,7 @@ def test_litert_says_what_it_would_need(
 def test_missing_package_is_named_with_its_command(
     finetuned_run: Run, cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(computing, "is_installed", lambda name: False)
+    monkeypatch.setattr(extras, "is_installed", lambda name: False)
     with pytest.raises(SettingsError) as caught:
         export(finetuned_run, cohort.manifest, cohort.splits, tmp_path / "b", ExportSettings(formats=("onnx",)))
     assert str(caught.value) == (

@@ -7,7 +7,6 @@ In: Run, Manifest and (to know the sides) Splits. Out: Explanation, one row per 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from leukolens import extras
 from leukolens.artifacts import (
     CONTACT_SHEET_FILE,
     MAPS_FILE,
@@ -89,7 +89,9 @@ def explain(
         SettingsError: pytorch-grad-cam is not installed; no such class, layer or image; no positive class and none given.
         RunError, LeakError: as `predict`.
     """
-    _check_library()
+    extras.require_package(
+        "pytorch_grad_cam", "Maps need pytorch-grad-cam.", remedy="pip install 'leukolens[explain]'", package=_LIBRARY
+    )
     tune_allocator()
     run, settings = run if isinstance(run, Run) else Run.load(run), settings or ExplainSettings()
     given = _Given(
@@ -132,16 +134,6 @@ class _Material:
     pixels: Pixels
     found: ClassMaps
     record: Record
-
-
-def _check_library() -> None:
-    if importlib.util.find_spec("pytorch_grad_cam") is None:
-        raise SettingsError(
-            "Maps need pytorch-grad-cam.",
-            expected="the package grad-cam",
-            received="a Python without it",
-            remedy="pip install 'leukolens[explain]'",
-        )
 
 
 def _asked_classes(decision: Decision, wanted: str | None) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ In: settings and the machine. Out: a Compute record. Writes: nothing.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import sys
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ from typing import Literal
 
 import torch
 
+from leukolens import extras
 from leukolens.errors import SettingsError
 from leukolens.models.architectures import Architecture
 from leukolens.progress import logger
@@ -112,19 +112,8 @@ def choose_engine(compute: Compute, wished: EngineChoice, exported: Collection[s
             remedy=f"`leukolens export RUN --manifest RESULTS --format {wished} --out BUNDLE` makes it; or take another engine",
         )
     if wished == ONNX:
-        require_package("onnxruntime", f"The engine {wished}")
+        extras.require_package("onnxruntime", f"The engine {wished} needs onnxruntime.", remedy=extras.GET_EXPORT)
     return replace(compute, engine=wished, asked_in="fp32" if wished == ONNX else INT8)
-
-
-def require_package(name: str, what: str) -> None:
-    """Raise SettingsError, with the command that installs it, where a package of the extra `export` is not installed."""
-    if not is_installed(name):
-        raise SettingsError(
-            f"{what} needs {name}.",
-            expected=f"the package {name}",
-            received="a Python without it",
-            remedy="pip install 'leukolens[export]', or choose another one",
-        )
 
 
 def _fastest(compute: Compute, exported: Collection[str]) -> Engine:
@@ -133,13 +122,8 @@ def _fastest(compute: Compute, exported: Collection[str]) -> Engine:
     if OPENVINO in exported:
         return OPENVINO
     # ONNX Runtime was never the fastest of those measured, but faster than PyTorch layer by layer.
-    can_run_onnx = ONNX in exported and compute.inference_precision == "fp32" and is_installed("onnxruntime")
+    can_run_onnx = ONNX in exported and compute.inference_precision == "fp32" and extras.is_installed("onnxruntime")
     return ONNX if can_run_onnx else compute.engine
-
-
-def is_installed(package: str) -> bool:
-    """Whether a package of an extra is there, without importing it."""
-    return importlib.util.find_spec(package) is not None
 
 
 @cache

@@ -9,6 +9,7 @@ Everything after it is: normalisation, network, head, temperature.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from leukolens import extras
 from leukolens.errors import ExportError
 from leukolens.models.classifier import Classifier
-from leukolens.models.compute import Compute, require_package
+from leukolens.models.compute import Compute
 from leukolens.models.openvino_graphs import compile_for_processor, openvino_core
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class Answering(nn.Module):
         return (logits / self.temperature).softmax(dim=1), logits, features
 
 
-class ExportedEngine:
+class ExportedEngine(ABC):
     """An exported network, asked in portions of one fixed size.
 
     A smaller portion is filled up with black images, whose answers are dropped, so that a cell's answer is the same bit by
@@ -92,9 +94,9 @@ class ExportedEngine:
         # Copied: OpenVINO gives views of memory that the next portion overwrites.
         return [np.asarray(values, np.float32)[: len(pixels)].copy() for values in self._ask(filled)]
 
+    @abstractmethod
     def _ask(self, pixels: Pixels) -> list[Any]:
         """Give OUTPUT_NAMES, in that order, for a portion of the fixed size."""
-        raise NotImplementedError
 
 
 class OnnxEngine(ExportedEngine):
@@ -155,7 +157,7 @@ class LiteRtEngine(ExportedEngine):
 
 def onnx_session(file: Path) -> onnxruntime.InferenceSession:
     """Open an ONNX file on this processor, with as many threads as PyTorch uses."""
-    require_package("onnxruntime", f"Reading {file.name}")
+    extras.require_package("onnxruntime", f"Reading {file.name} needs onnxruntime.", remedy=extras.GET_EXPORT)
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as problems
 

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -81,14 +81,14 @@ class Archive:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise unusable(name, "missing", "a zip archive", "a folder, device or pipe")
             self._file = _BoundedFile(path, name, limits)
-        try:
+        with ExitStack() as refused:
+            refused.callback(self._file.close)
             with _archive_reasons(name):
                 self._zip = zipfile.ZipFile(self._file)
             self._file.is_parsed = True
             _check_total(name, self._zip.infolist(), limits)
-        except BaseException:
-            self._file.close()
-            raise
+            # Nothing is wrong with it: it stays open.
+            refused.pop_all()
 
     def close(self) -> None:
         """Close the file; no member can be read any more."""

@@ -10,7 +10,6 @@ output must be on a file system that all machines see. Ray is an extra: `pip ins
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import shutil
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leukolens import extras
 from leukolens.artifacts import Manifest, Record, Splits, write_json
 from leukolens.errors import RunError, SettingsError
 from leukolens.prediction.predict import check_classes, record_of_predictions, rows_to_score
@@ -66,7 +66,9 @@ def predict_in_shards(
         RunError: `out` was begun with another run, data or settings; the run has other classes or no decision.
         LeakError: an image of the test side was in the run's training or validation.
     """
-    _check_ray()
+    extras.require_package(
+        "ray", "Scoring in shards needs Ray.", remedy="pip install 'leukolens[ray]', or leave --ray out"
+    )
     began = time.perf_counter()
     run, settings = run if isinstance(run, Run) else Run.load(run), settings or PredictSettings()
     shards = _shards(run, Manifest.of(manifest), None if splits is None else Splits.of(splits), Path(out), settings)
@@ -194,13 +196,3 @@ def _connection(settings: PredictSettings) -> dict[str, Any]:
         )
     local = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
     return {"_node_ip_address": _LOCALHOST, **local, **quiet}
-
-
-def _check_ray() -> None:
-    if importlib.util.find_spec("ray") is None:
-        raise SettingsError(
-            "Scoring in shards needs Ray.",
-            expected="the package ray",
-            received="a Python without it",
-            remedy="pip install 'leukolens[ray]', or leave --ray out",
-        )

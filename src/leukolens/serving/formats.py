@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from leukolens import extras
 from leukolens.artifacts import Record
 from leukolens.errors import ExportError, SettingsError
-from leukolens.models.compute import is_installed, require_package
 from leukolens.models.exported import INPUT_NAME, OUTPUT_NAMES, Answering, Pixels
 from leukolens.models.openvino_graphs import to_openvino
 from leukolens.settings import ExportFormat
@@ -42,7 +42,7 @@ _CALIBRATED_AT_ONCE = 16
 
 def require_format(wished: ExportFormat) -> None:
     """Raise SettingsError where a format cannot be written on this machine, with what to do."""
-    if wished == "litert" and not is_installed("litert_torch"):
+    if wished == "litert" and not extras.is_installed("litert_torch"):
         raise SettingsError(
             "LiteRT files cannot be written here.",
             expected="the package litert-torch, which takes PyTorch below 2.15",
@@ -50,7 +50,7 @@ def require_format(wished: ExportFormat) -> None:
             remedy="pip install 'leukolens[litert]' in an environment of its own, which takes an older PyTorch; or take onnx",
         )
     for package in _ONNX_PACKAGES if wished in ("onnx", "int8") else ():
-        require_package(package, f"The format {wished}")
+        extras.require_package(package, f"The format {wished} needs {package}.", remedy=extras.GET_EXPORT)
 
 
 def write_onnx(network: Answering, side_px: int, record: Record, path: Path) -> None:
