@@ -9,16 +9,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from conftest import TINY_RESNET
-from leukolens.artifacts import read_json
+from leukolens.artifacts import Splits, read_json
 from leukolens.settings import CrossvalSettings
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
 RECIPE = "folds: 3\nrepeats: 2\ntrain:\n  weights: none\n  input_px: 32\n  head_epochs: 5\n"
+
+
+def loaded(path: Path) -> ModuleType:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(f"experiments_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Its dataclasses look their own module up.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -27,10 +40,7 @@ def experiments(tmp_path: Path) -> ModuleType:
     copy = tmp_path / "experiments" / "run.py"
     copy.parent.mkdir()
     shutil.copy(EXPERIMENTS / "run.py", copy)
-    spec = importlib.util.spec_from_file_location("experiments_run", copy)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = loaded(copy)
     (tmp_path / "experiments" / "c-nmc-sample").mkdir()
     return module
 
@@ -84,3 +94,35 @@ def test_running_again_replaces_the_head_and_keeps_other_networks(experiments: M
     assert experiments._merged(known, further)["rows"] == {"a": 1, "b": 2}
     assert experiments._merged(known, further)["seconds"] == 5.0
     assert experiments._merged(known, {**further, "settings": {"architectures": ["b"], "seed": 1}})["rows"] == {"b": 2}
+
+
+def learning_cells(curve: ModuleType, count: int = 60) -> Any:
+    """Cells of ten subjects of either class, told apart by their one feature."""
+    is_positive = np.arange(count) % 2 == 0
+    group = np.array([f"{'A' if positive else 'H'}{(place // 2) % 10}" for place, positive in enumerate(is_positive)], object)
+    kinds = {"told": (is_positive[:, None].astype(float), 1.0)}
+    return curve.Cells(pd.Index([f"{place}.bmp" for place in range(count)]), is_positive, group, kinds)
+
+
+def test_curve_over_subjects_learns_from_the_asked_share_and_never_from_the_tested_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    curve = loaded(EXPERIMENTS / "subjects.py")
+    cells = learning_cells(curve)
+    fold = np.array([int(name[1]) % 5 for name in cells.group])
+    rows = [
+        (image, each, "test" if each == own else "train")
+        for image, own in zip(cells.images, fold, strict=True)
+        for each in range(5)
+    ]
+    splits = Splits(pd.DataFrame(rows, columns=["image", "fold", "side"]))
+    learned: list[tuple[set[str], set[str]]] = []
+    inner = curve._scores
+
+    def watched(name: str, every: Any, train: Any, test: Any) -> Any:
+        learned.append((set(every.group[train]), set(every.group[test])))
+        return inner(name, every, train, test)
+
+    monkeypatch.setattr(curve, "_scores", watched)
+    assert curve._by_subject("told", cells, splits, 0.5, np.random.default_rng(0)) == (1.0, 8.0)
+    assert [(len(train), len(test), train & test) for train, test in learned] == [(8, 4, set())] * 5
