@@ -11,7 +11,9 @@ that whatever else the machine does meets all of them; the median of the rounds 
 of an engine is thrown away. AUROC is over training, validation and test cells alike: it compares engines and says nothing of
 the model.
 
-Differences are those of all cells; times are of the first 128 (--timed).
+Differences are those of all cells; times are of the first 128 (--timed). Beside the changed decisions stands how near to the
+threshold they lay: the largest distance from it that float32 gave one of them, and how many cells lie as near. An engine that
+changes only decisions of cells at the threshold rounds; one that changes others answers otherwise.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ import torch
 
 from leukolens.artifacts import INT8_FILE, ONNX_FILE, OPENVINO_FILE, Manifest, atomic_path, write_json
 from leukolens.data.pixel_cache import cache_pixels
+from leukolens.decision.rule import Decision
+from leukolens.decision.threshold import positive_probability
 from leukolens.models.compute import INT8, ONNX, OPENVINO, Compute, tune_allocator
 from leukolens.models.exported import OnnxEngine, OpenVinoFileEngine, Outputs, Pixels
 from leukolens.models.inference import EagerEngine, Engine
@@ -43,7 +47,7 @@ from leukolens.training.head import linear_logits
 BATCH = 32
 PLAIN = "PyTorch, float32"
 COLUMNS = ("network", "engine", "images/s", "to PyTorch float32", "largest difference of a probability", "changed decisions",
-           "changed outliers", "AUROC")  # fmt: skip
+           "farthest of these from the threshold", "cells as near", "changed refusals", "AUROC")  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -90,9 +94,24 @@ def measure(bundle: Bundle, pixels: Pixels, y_true: np.ndarray, timed: int, roun
             "ratio": rate / rates[PLAIN],
             "seconds": seconds[name],
             **differences(answers[name], answers[PLAIN], judged),
+            **nearness(answers[name], answers[PLAIN], judged.decision),
         }
         for name, rate in rates.items()
     ]
+
+
+def nearness(found: Outputs, wanted: Outputs, decision: Decision) -> Row:
+    """How near to the threshold the changed decisions lay: `changed_margin` (None where none changed), `cells_as_near`."""
+    if decision.threshold is None:
+        return {"changed_margin": None, "cells_as_near": 0}
+    positions = [decision.classes.index(name) for name in decision.positive]
+    scores = [positive_probability(each.probabilities.astype(np.float64), positions) for each in (found, wanted)]
+    margins = np.abs(scores[1] - decision.threshold.value)
+    changed = (scores[0] >= decision.threshold.value) != (scores[1] >= decision.threshold.value)
+    if not changed.any():
+        return {"changed_margin": None, "cells_as_near": 0}
+    farthest = float(margins[changed].max())
+    return {"changed_margin": farthest, "cells_as_near": int((margins <= farthest).sum())}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -101,6 +120,7 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         cells = (row["network"], row["engine"], f"{row['images_per_second']:.0f}", f"{row['ratio']:.1f}",
                  f"{row['probability']:.1e}", f"{row['changed_decisions']} of {row['cells']}",
+                 "" if row["changed_margin"] is None else f"{row['changed_margin']:.3f}", f"{row['cells_as_near'] or ''}",
                  f"{row['changed_outliers']}", f"{row['auroc']:.3f}")  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

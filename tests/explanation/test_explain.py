@@ -19,7 +19,9 @@ from leukolens.data.manifest import index
 from leukolens.data.preprocessing import Preprocessing, foreground, read_pixels
 from leukolens.errors import LeakError, SettingsError
 from leukolens.explanation import explain as module
-from leukolens.explanation.explain import COLUMNS, Explanation, csv_of, explain
+from leukolens.explanation import pictures
+from leukolens.explanation.explain import COLUMNS, Explanation, explain
+from leukolens.explanation.pictures import csv_of
 from leukolens.settings import ExplainSettings
 from leukolens.training.runs import Run
 
@@ -128,7 +130,7 @@ def test_interrupted_it_leaves_the_earlier_table(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "write_contact_sheet", stop)
+    monkeypatch.setattr(pictures, "write_contact_sheet", stop)
     other = SMALL.model_copy(update={"target_class": "HEM"})
     with pytest.raises(KeyboardInterrupt):
         explain(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache, other)
@@ -251,7 +253,7 @@ def test_sheet_says_of_each_cell_what_the_model_said(
     head_run: Run, cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sheets = []
-    monkeypatch.setattr(module, "write_contact_sheet", lambda *arguments: sheets.append(arguments))
+    monkeypatch.setattr(pictures, "write_contact_sheet", lambda *arguments: sheets.append(arguments))
     table = explain(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache, SMALL).table
     _, title, notes, tiles = sheets[0]
     assert title == "test_resnet: what the score of ALL is sensitive to · 5 images"

@@ -15,11 +15,12 @@ from leukolens.data.pixel_cache import PixelCache
 from leukolens.data.preprocessing import read_pixels
 from leukolens.errors import ExportError, RunError, SettingsError
 from leukolens.models.compute import Compute
-from leukolens.models.exported import OnnxEngine, OpenVinoFileEngine, Outputs
+from leukolens.models.exported import Answering, OnnxEngine, OpenVinoFileEngine, Outputs
 from leukolens.prediction.predict import predict
 from leukolens.serving import export as exporting
 from leukolens.serving.bundle import Bundle
 from leukolens.serving.export import export, summary_lines
+from leukolens.serving.formats import write_int8, write_onnx
 from leukolens.settings import ExportSettings, PredictSettings
 from leukolens.training.runs import Run
 
@@ -77,6 +78,35 @@ def test_a_cells_answer_does_not_depend_on_the_cells_beside_it(bundle: Bundle, p
     alone = [engine.outputs(cells[[row]]) for row in range(5)]
     for part in ("probabilities", "logits", "features"):
         np.testing.assert_array_equal(np.concatenate([getattr(each, part) for each in alone]), getattr(together, part))
+
+
+class _Densely(torch.nn.Module):
+    """Two layers whose outputs are concatenated, as in a DenseNet, and what `Answering` asks of a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 8, 3, padding=1)
+        self.head = torch.nn.Linear(16, 2)
+
+    def features(self, levels: torch.Tensor) -> torch.Tensor:
+        before = torch.relu(self.first(levels.float() / 255))
+        return torch.cat([before, torch.relu(self.second(before))], dim=1).mean(dim=(2, 3))
+
+
+def test_concatenations_stay_in_float(tmp_path: Path) -> None:
+    """OpenVINO 2026.4 ends in a segmentation fault where it compiles DenseNet-121 with these in 8 bits."""
+    import onnx
+
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    write_onnx(Answering(_Densely(), 1.0), 32, {}, tmp_path / "network.onnx")  # type: ignore[arg-type]
+    write_int8(tmp_path / "network.onnx", pixels, tmp_path / "int8.onnx")
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    readers = {name: node.op_type for node in graph.node for name in node.input}
+    assert "QuantizeLinear" in made_by.values()
+    concatenations = [node for node in graph.node if node.op_type == "Concat"]
+    assert concatenations
+    assert all(readers[name] != "QuantizeLinear" for node in concatenations for name in node.output)
 
 
 def test_plain_onnx_program_reads_any_number_of_uint8_images(bundle: Bundle, pixels: PixelCache) -> None:

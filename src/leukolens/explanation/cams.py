@@ -22,7 +22,7 @@ from leukolens.errors import SettingsError
 from leukolens.explanation.placement import Grid, grid_of
 from leukolens.models.architectures import Architecture
 from leukolens.models.classifier import Classifier
-from leukolens.progress import progress
+from leukolens.progress import Advance, progress
 from leukolens.settings import CamMethod
 from leukolens.training.features import to_levels
 
@@ -113,21 +113,29 @@ class ClassMaps:
     grid: Grid
 
 
+@dataclass(frozen=True)
+class Black:
+    """What a network makes of a black picture, which maps are against: the same for all pictures of one size.
+
+    Args:
+        activations: float32 [channels, places, places], of the layer that is weighed.
+        grid: where those places lie in the picture.
+        side_px: side of the picture.
+    """
+
+    activations: Maps
+    grid: Grid
+    side_px: int
+
+
 class _AgainstBlack:
     """What both methods have here beyond the library: what a black picture gives, and maps that stay small.
 
     `placement` says where the places of a small map lie in the picture.
     """
 
-    activations_and_grads: Any
-    device: Any
-    black: NDArray[np.floating]
+    black: Maps
     """Activations [channels, places, places] for a black picture."""
-
-    def see_black(self, side_px: int) -> None:
-        """Ask the network for its answer to a black picture of that side."""
-        self.activations_and_grads(torch.zeros(1, 3, side_px, side_px, dtype=torch.uint8, device=self.device))
-        self.black = self.activations_and_grads.activations[0][0].numpy()
 
     def get_target_width_height(self, _levels: Tensor) -> tuple[int, int]:
         """Width and height of the feature map, in places."""
@@ -158,9 +166,7 @@ class EigenCAMAgainstBlack(_AgainstBlack, EigenCAM):  # type: ignore[misc]
     around it by chance.
     """
 
-    def get_cam_image(
-        self, levels: Tensor, layer: nn.Module, targets: list[LogOdds], activations: Maps, *_: object
-    ) -> Maps:
+    def get_cam_image(self, levels: Tensor, layer: nn.Module, targets: list[LogOdds], activations: Maps, *_: object) -> Maps:
         """Give the main pattern of the activations: [n, places, places]."""
         return main_pattern(activations - self.black)
 
@@ -181,17 +187,41 @@ def main_pattern(activations: Maps) -> Maps:
     return pattern
 
 
-def class_maps(explained: Explained, target: LogOdds, pixels: Pixels, methods: Sequence[CamMethod]) -> ClassMaps:
-    """Run a network eagerly in float32 over pixels uint8 [n, side, side, 3], n at least 1, and map what it answers.
+def see_black(explained: Explained, side_px: int) -> Black:
+    """Ask the network, which goes to its device, for its answer to a black picture.
 
     Raises SettingsError where the layer is not known or gives no feature map [batch, channels, side, side].
     """
     network = explained.classifier.to(explained.device).eval().requires_grad_(requires_grad=False)
+    seen: list[Tensor] = []
+
+    def keep(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append(output.detach())
+
     with _graph_from_layer(explained):
-        grid = grid_of(network, explained.module, pixels.shape[1])
-        found = {method: _mapped(network, explained, target, pixels, method) for method in methods}
-    maps = {method: _enlarged(maps, grid, pixels.shape[1]) for method, (maps, _) in found.items()}
-    return ClassMaps(maps, found[methods[0]][1], grid)
+        grid = grid_of(network, explained.module, side_px)
+        handle = explained.module.register_forward_hook(keep)
+        try:
+            # In memory as the pictures will lie: another order rounds otherwise.
+            network(to_levels(np.zeros((1, side_px, side_px, 3), np.uint8), explained.device))
+        finally:
+            handle.remove()
+    return Black(seen[0][0].cpu().numpy(), grid, side_px)
+
+
+def class_maps(
+    explained: Explained, target: LogOdds, pixels: Pixels, methods: Sequence[CamMethod], black: Black | None = None
+) -> ClassMaps:
+    """Run a network eagerly in float32 over pixels uint8 [n, side, side, 3], n at least 1, and map what it answers.
+
+    `black` is what `see_black` gave for this network and side; None means that it is asked for now. Raises SettingsError
+    where the layer is not known or gives no feature map [batch, channels, side, side].
+    """
+    black = black or see_black(explained, pixels.shape[1])
+    with _graph_from_layer(explained):
+        found = {method: _mapped(explained, target, pixels, method, black) for method in methods}
+    maps = {method: _enlarged(maps, black.grid, pixels.shape[1]) for method, (maps, _) in found.items()}
+    return ClassMaps(maps, found[methods[0]][1], black.grid)
 
 
 def _enlarged(maps: Maps, grid: Grid, side_px: int) -> Maps:
@@ -238,14 +268,14 @@ def _checked(output: object, explained: Explained) -> Tensor:
 
 
 def _mapped(
-    network: Classifier, explained: Explained, target: LogOdds, pixels: Pixels, method: CamMethod
+    explained: Explained, target: LogOdds, pixels: Pixels, method: CamMethod, black: Black
 ) -> tuple[Maps, NDArray[np.float64]]:
     """Maps [n, places, places] of one method, and the probabilities [n] that were met on the way."""
-    cam = _CAMS[method](network, [explained.module])
+    cam = _CAMS[method](explained.classifier, [explained.module])
+    cam.black = black.activations
     maps, probabilities = [], []
     try:
-        cam.see_black(pixels.shape[1])
-        with progress(f"{explained.architecture.display_name}: {method}", len(pixels)) as advance:
+        with _shown(f"{explained.architecture.display_name}: {method}", len(pixels)) as advance:
             for start in range(0, len(pixels), _BATCH):
                 levels = to_levels(pixels[start : start + _BATCH], explained.device)
                 maps.append(cam(levels, [target] * len(levels)))
@@ -254,3 +284,17 @@ def _mapped(
     finally:
         cam.activations_and_grads.release()
     return np.concatenate(maps).astype(np.float32), np.concatenate(probabilities)
+
+
+@contextmanager
+def _shown(description: str, total: int) -> Iterator[Advance]:
+    """Progress of more images than one batch: a few are soon done, and a server that is asked for one draws no bar."""
+    if total > _BATCH:
+        with progress(description, total) as advance:
+            yield advance
+    else:
+        yield _unseen
+
+
+def _unseen(steps: int = 1) -> None:
+    """Show nothing."""

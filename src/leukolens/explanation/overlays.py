@@ -78,7 +78,8 @@ def write_overlay(path: Path, pair: tuple[Pixels, Pixels], caption: str, source:
     font = ImageFont.load_default(_FONT_PX)
     ImageDraw.Draw(sheet).text((2, side_px + 2), caption, fill="black", font=font)
     notes = PngInfo()
-    notes.add_itxt("Source", source)
+    # Bytes of a name that are no UTF-8, which Python holds as surrogates, cannot be written as they are.
+    notes.add_itxt("Source", source.encode("utf-8", "backslashreplace").decode("utf-8"))
     notes.add_itxt("Description", caption)
     notes.add_itxt("Warning", WARNING)
     with atomic_path(path) as temporary:
@@ -91,7 +92,7 @@ def overlay_name(image: str, method: str) -> str:
     Images of several folders may share a name, and names may differ by what no file system takes.
     """
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", PurePosixPath(image).stem)[:_LONGEST_STEM].strip("._-") or "image"
-    key = hashlib.sha256(image.encode()).hexdigest()[:_KEY_LENGTH]
+    key = hashlib.sha256(image.encode("utf-8", "surrogatepass")).hexdigest()[:_KEY_LENGTH]
     return f"{stem}-{key}-{method}.png"
 
 

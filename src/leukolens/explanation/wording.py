@@ -90,7 +90,8 @@ def sheet_notes(record: Record) -> list[str]:
 
 def summary_lines(table: pd.DataFrame) -> list[str]:
     """What the verb prints of maps.csv: for each method the middle share on the cell beside the cell's own, and the peaks."""
-    lines = [f"{table['image'].nunique()} images; median share of a map on its cell, beside the cell's share of the picture:"]
+    images = len(table) // table["method"].nunique()
+    lines = [f"{images} images; median share of a map on its cell, beside the cell's share of the picture:"]
     for method, name in METHOD_NAMES.items():
         rows = table[table["method"] == method]
         if rows.empty:

@@ -14,16 +14,19 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leukolens.errors import ExportError
 from leukolens.models.classifier import Classifier, hash_backbone
 from leukolens.models.compute import EXPORTED_ENGINES, ONNX, OPENVINO, Compute, tune_allocator
-from leukolens.models.exported import Features as Features
 from leukolens.models.exported import OnnxEngine, OpenVinoFileEngine
 from leukolens.models.openvino_graphs import compile_for_processor, to_openvino
+from leukolens.models.portions import Features as Features
+from leukolens.models.portions import Pixels, in_portions
 from leukolens.progress import logger
+
+PORTION = 32
+"""Images of a portion where no other number is given."""
 
 
 class Engine(Protocol):
@@ -34,25 +37,34 @@ class Engine(Protocol):
 
 
 class EagerEngine:
-    """PyTorch layer by layer, on the classifier itself: any network, any device."""
+    """PyTorch layer by layer, on the classifier itself: any network, any device; in portions of one fixed size."""
 
-    def __init__(self, classifier: Classifier, compute: Compute) -> None:
+    def __init__(self, classifier: Classifier, compute: Compute, batch_size: int = PORTION) -> None:
         self.classifier = classifier.to(memory_format=torch.channels_last).to(compute.device).eval()
         self.compute = compute
+        self.batch_size = batch_size
 
     def __call__(self, levels: Tensor) -> Features:
-        """Features of one batch, brought back from the device."""
+        """Features of any number of images, brought back from the device."""
         with torch.inference_mode(), self.compute.inference_autocast():
-            features: Features = self.classifier.features(levels.to(self.compute.device)).float().cpu().numpy()
+            starts = range(0, len(levels), self.batch_size)
+            return np.concatenate([self._portion(levels[start : start + self.batch_size]) for start in starts])
+
+    def _portion(self, levels: Tensor) -> Features:
+        """As `in_portions` does, on the device."""
+        filled = torch.zeros((self.batch_size, *levels.shape[1:]), dtype=torch.uint8, device=self.compute.device)
+        # Copied even where the portion is full: turned images lie otherwise in memory, and would be computed otherwise.
+        filled = filled.contiguous(memory_format=torch.channels_last)
+        filled[: len(levels)] = levels.to(self.compute.device)
+        features: Features = self.classifier.features(filled)[: len(levels)].float().cpu().numpy()
         return features
 
 
 class CompiledEngine:
     """Normalisation and backbone compiled by OpenVINO for this processor, on a copy of the weights.
 
-    Batch normalisation is folded into the convolutions. The batch is of one fixed size, which compiles to the fastest
-    code; a smaller one is filled up with black images, whose features are dropped, so that a cell's features are the same
-    bit by bit whoever stands beside it.
+    Batch normalisation is folded into the convolutions. The batch is of one fixed size (see `in_portions`), which compiles to
+    the fastest code.
     """
 
     def __init__(self, classifier: Classifier, compute: Compute, batch_size: int, side_px: int) -> None:
@@ -62,18 +74,10 @@ class CompiledEngine:
     def __call__(self, levels: Tensor) -> Features:
         """Features of any number of images, in portions of the fixed size."""
         pixels = levels.permute(0, 2, 3, 1).contiguous().numpy()
-        size = self.shape[0]
-        return np.concatenate([self._portion(pixels[start : start + size]) for start in range(0, len(pixels), size)])
+        return in_portions(pixels, self.shape, self._ask)[0]
 
-    def _portion(self, pixels: NDArray[np.uint8]) -> Features:
-        images = len(pixels)
-        if images < self.shape[0]:
-            filled = np.zeros(self.shape, np.uint8)
-            filled[:images] = pixels
-            pixels = filled
-        # The result is a view of memory that the next portion overwrites.
-        features: Features = self.compiled(pixels)[0][:images].copy()
-        return features
+    def _ask(self, pixels: Pixels) -> list[Features]:
+        return [self.compiled(pixels)[0]]
 
 
 class Network:
@@ -103,7 +107,7 @@ class Network:
             return OpenVinoFileEngine(self._exported(compute), compute, batch_size, side_px)
         if compute.engine == OPENVINO:
             return CompiledEngine(classifier, compute, batch_size, side_px)
-        return EagerEngine(classifier, compute)
+        return EagerEngine(classifier, compute, batch_size)
 
     def _exported(self, compute: Compute) -> Path:
         if self.file is None:

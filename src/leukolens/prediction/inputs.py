@@ -97,7 +97,8 @@ Place = ImageFile | Unusable | ArchiveFile
 
 def is_manifest(given: str) -> bool:
     """Tell whether what was given is a manifest or a folder that holds one: known data, with sides, and no loose images."""
-    return given.endswith(_TABLE_SUFFIX) or (Path(given) / MANIFEST_FILE).is_file()
+    # Not pathlib, which raises where a name is too long or a folder on the way may not be entered.
+    return given.endswith(_TABLE_SUFFIX) or os.path.isfile(os.path.join(given, MANIFEST_FILE))  # noqa: PTH113, PTH118
 
 
 def count_inputs(given: Sequence[str]) -> Counted:

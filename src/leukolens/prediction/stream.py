@@ -10,7 +10,7 @@ given by hand. Images are read a few ahead and scored in batches, so that memory
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from leukolens.decision.temperature import probabilities
 from leukolens.decision.threshold import positive_probability
 from leukolens.errors import ImageError
 from leukolens.models.compute import tune_allocator
-from leukolens.prediction.inputs import Input, count_inputs, read_each
+from leukolens.prediction.inputs import Counted, Input, count_inputs, read_each
 from leukolens.prediction.predict import asked_by
 from leukolens.prediction.scores_file import scores_file, scores_path, scores_schema
 from leukolens.prediction.table import Scored
@@ -38,7 +38,9 @@ from leukolens.training.runs import Run
 DEFAULT_MISCOVERAGE = 0.1
 """Largest share of wrong prediction sets where none is asked for: needs nine subject groups in validation."""
 
-_BATCH = 32
+BATCH = 32
+"""Pictures that are scored at once."""
+
 _CHANNELS = 3
 # Where hardly any input is an image, rows are written before there is a whole batch of images.
 _ROWS_AT_MOST = 4096
@@ -65,6 +67,7 @@ class Failure:
 
 
 Outcome = Picture | Failure
+Watch = Callable[[Sequence[Outcome], Columns], None]
 
 
 @dataclass
@@ -122,7 +125,22 @@ def predict_inputs(
     given, settings, path = [str(each) for each in inputs], settings or PredictSettings(), scores_path(out)
     run.decision_record  # noqa: B018 - a run without one is refused before its inputs are gone through
     counted = count_inputs(given)
-    scorer = InputScorer(run, settings)
+    return write_scores(InputScorer(run, settings), given, counted, path)
+
+
+def write_scores(
+    scorer: InputScorer, given: Sequence[str], counted: Counted, path: Path, watch: Watch | None = None
+) -> ScoredInputs:
+    """Score inputs into one table, whole or not at all.
+
+    Args:
+        scorer: the run.
+        given: as for `count_inputs`.
+        counted: what that gave.
+        path: as `scores_path` gives it.
+        watch: sees each batch with its rows, as `InputScorer.rows` gives them, on the way.
+    """
+    run = scorer.run
     scored = ScoredInputs(path, counted.skipped, run.record["synthetic"])
     with (
         scores_file(path, scores_schema(run.record["classes"]), scorer.record()) as file,
@@ -133,6 +151,8 @@ def predict_inputs(
             rows = scorer.rows(batch)
             file.write(rows)
             scored.count(rows)
+            if watch is not None:
+                watch(batch, rows)
             advance(len(batch))
     return scored
 
@@ -173,10 +193,10 @@ class InputScorer:
         seen = run.seen_images(_NO_SUCH_DATA)
         self.side_of_cell = dict(zip(seen["pixel_hash"], seen["side"], strict=True))
         self.miscoverage = DEFAULT_MISCOVERAGE if settings.abstain is None else settings.abstain
-        self.extractor = run.extractor(_BATCH, settings.device, settings.engine)
+        self.extractor = run.extractor(BATCH, settings.device, settings.engine)
         self.extractor.ready()
         # One place for the pixels of all batches, so that the heap has no holes of this size to keep.
-        self.pixels = np.empty((_BATCH, self.preprocessing.input_px, self.preprocessing.input_px, _CHANNELS), np.uint8)
+        self.pixels = np.empty((BATCH, self.preprocessing.input_px, self.preprocessing.input_px, _CHANNELS), np.uint8)
         self.views = [self.extractor.of_view(view) for view in range(VIEWS if settings.tta else 1)]
         if caution := self.decision.caution(self.miscoverage):
             logger.warning("%s", caution)
@@ -268,7 +288,7 @@ def batches(outcomes: Iterable[Outcome]) -> Iterator[list[Outcome]]:
     for outcome in outcomes:
         batch.append(outcome)
         pictures += isinstance(outcome, Picture)
-        if pictures == _BATCH or len(batch) == _ROWS_AT_MOST:
+        if pictures == BATCH or len(batch) == _ROWS_AT_MOST:
             yield batch
             batch, pictures = [], 0
     if batch:

@@ -7,7 +7,6 @@ renamed when all is in place: a format that fails, or an interruption, leaves no
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +39,7 @@ from leukolens.errors import SettingsError
 from leukolens.models.compute import INT8, ONNX, OPENVINO, Compute, tune_allocator
 from leukolens.models.exported import Answering, ExportedEngine, LiteRtEngine, OnnxEngine, OpenVinoFileEngine, Outputs, Pixels
 from leukolens.models.inference import EagerEngine, Engine
+from leukolens.partials import partial_path
 from leukolens.prediction.predict import check_classes, rows_to_score
 from leukolens.progress import logger
 from leukolens.provenance import hardware
@@ -83,9 +83,10 @@ def export(
     results = manifest if isinstance(manifest, Path | str) else None
     for wished in settings.formats:
         require_format(wished)
-    job = _Job(run, Manifest.of(manifest), Splits.of(splits), settings)
-    check_classes(run, job.manifest)
+    manifest, splits = Manifest.of(manifest), Splits.of(splits)
+    check_classes(run, manifest)
     with _new_folder(out) as folder:
+        job = _Job(run, manifest, splits, settings, folder)
         copy_run(run, folder, _folder_of(results))
         write_json(folder / EXPORT_FILE, _record(job, _written(job, folder)))
         seal(folder, run)
@@ -114,6 +115,8 @@ class _Job:
     manifest: Manifest
     splits: Splits
     settings: ExportSettings
+    scratch: Path
+    """Where temporary folders go: what is left of it when the process is killed is found and deleted."""
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -185,7 +188,7 @@ class _Job:
 
     def _prepared(self, rows: pd.DataFrame) -> Pixels:
         """Decoded, cropped and resized, each compared with the manifest; of a large data set only these."""
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             some = Manifest(rows[self.manifest.images.columns].reset_index(drop=True), self.manifest.record)
             return np.array(cache_pixels(some, Path(folder), self.run.preprocessing).pixels)
 
@@ -193,7 +196,7 @@ class _Job:
 def _written(job: _Job, folder: Path) -> Record:
     """Write each format, try it, and say how it did."""
     found: Record = {}
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory(dir=job.scratch) as work:
         for wished in dict.fromkeys(job.settings.formats):
             found[wished] = _WRITERS[wished](job, folder, Path(work))
             logger.info(
@@ -300,7 +303,8 @@ def _new_folder(out: Path) -> Iterator[Path]:
             received=f"a bundle, {BUNDLE_FILE} is in it" if (out / BUNDLE_FILE).is_file() else "something else at that path",
             remedy="choose another --out, or delete it",
         )
-    folder = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    folder = partial_path(out)
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         yield folder
