@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leukolens.errors import ArtifactError
+from leukolens.partials import partial_path
 
 MANIFEST_FILE = "manifest.parquet"
 SET_ASIDE_FILE = "set_aside.csv"
@@ -62,8 +64,14 @@ SIDES = (TRAIN, VALIDATION, TEST)
 # Parts of a published data set: the training pool, the labelled preliminary test, the unlabelled final test.
 POOL, PRELIMINARY, FINAL = "train", "preliminary", "final"
 
+# What of the records of manifests and splits is computed with, and of what type it is.
+_MANIFEST_FIELDS = {"root": str, "classes": list, "positive": list, "canvas_px": list, "synthetic": bool, "flow": dict}
+_SPLITS_FIELDS = {"strategy": str, "label": str, "optimistic": bool, "folds": int, "manifest_hash": str}
+
 _RECORD_KEY = b"leukolens"
 _HASH_BLOCK_BYTES = 1 << 20
+# The largest JSON file of ours is a decision with a score for each validation image: 1.5 million of them fit.
+_MOST_JSON_BYTES = 64 << 20
 
 Record = dict[str, Any]
 
@@ -177,7 +185,8 @@ class Manifest:
     @classmethod
     def load(cls, path: Path) -> Manifest:
         """Read MANIFEST_FILE; `path` is the file or the folder that holds it."""
-        return cls(*read_table(_in_folder(path, MANIFEST_FILE), MANIFEST_COLUMNS))
+        file = _in_folder(path, MANIFEST_FILE)
+        return cls(*_with_fields(file, read_table(file, MANIFEST_COLUMNS), _MANIFEST_FIELDS))
 
 
 @dataclass(frozen=True)
@@ -215,7 +224,8 @@ class Splits:
     @classmethod
     def load(cls, path: Path) -> Splits:
         """Read SPLITS_FILE; `path` is the file or the folder that holds it."""
-        return cls(*read_table(_in_folder(path, SPLITS_FILE), SPLITS_COLUMNS))
+        file = _in_folder(path, SPLITS_FILE)
+        return cls(*_with_fields(file, read_table(file, SPLITS_COLUMNS), _SPLITS_FIELDS))
 
 
 @dataclass(frozen=True)
@@ -250,7 +260,7 @@ class Predictions:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; rename it to `path` when the block ends well, delete it when not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = partial_path(path)
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -299,7 +309,31 @@ def read_table(path: Path, columns: Mapping[str, str]) -> tuple[pd.DataFrame, Re
             received=f"columns {', '.join(table.column_names)}" + ("" if _RECORD_KEY in metadata else ", no record"),
             remedy="pass a file written by this version of leukolens, or run the verb that writes it again",
         )
-    return table.to_pandas().astype(dict(columns)), json.loads(metadata[_RECORD_KEY])
+    try:
+        record = json.loads(metadata[_RECORD_KEY])
+        frame = table.to_pandas().astype(dict(columns))
+    except (pa.ArrowException, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        raise _other_table(path, f"content of another kind ({type(error).__name__})") from error
+    if not isinstance(record, dict):
+        raise _other_table(path, f"a record that is a {type(record).__name__}")
+    return frame, record
+
+
+def _with_fields(path: Path, read: tuple[pd.DataFrame, Record], fields: Mapping[str, type]) -> tuple[pd.DataFrame, Record]:
+    """Give back what was read; raises ArtifactError where the record lacks a field, or has one of another type."""
+    for name, kind in fields.items():
+        if not isinstance(read[1].get(name), kind):
+            raise _other_table(path, f"a record with {name} {read[1].get(name)!r:.100}")
+    return read
+
+
+def _other_table(path: Path, received: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is not the table that it should be.",
+        expected="columns of the types, and a record, that leukolens writes",
+        received=received,
+        remedy="pass a file written by this version of leukolens, or run the verb that writes it again",
+    )
 
 
 def write_json(path: Path, value: object) -> None:
@@ -308,16 +342,28 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON has no narrower type
-    """Read a JSON file; raises ArtifactError where it is missing or damaged."""
+    """Read a JSON file; raises ArtifactError where it is missing, damaged, or made to be endless."""
     try:
+        found = path.stat()
+        # A pipe would be waited for without end, and a device may never end.
+        if not stat.S_ISREG(found.st_mode):
+            raise _no_json(path, "a folder, device or pipe")
+        if found.st_size > _MOST_JSON_BYTES:
+            raise _no_json(path, f"a file of {found.st_size:,} bytes")
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read.",
-            expected="a JSON file written by leukolens",
-            received=str(error),
-            remedy="run the verb that writes it again",
-        ) from error
+        raise _no_json(path, str(error)) from error
+    except RecursionError as error:
+        raise _no_json(path, "lists or objects in each other, thousands deep") from error
+
+
+def _no_json(path: Path, received: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} cannot be read.",
+        expected="a JSON file written by leukolens",
+        received=received,
+        remedy="run the verb that writes it again",
+    )
 
 
 def write_text(path: Path, text: str) -> None:

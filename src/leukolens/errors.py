@@ -56,12 +56,31 @@ class WeightsError(LeukolensError):
     """Pretrained weights are missing, unreachable or not what their record says."""
 
 
+class FetchError(LeukolensError):
+    """A data set cannot be downloaded, or what came is not what was published."""
+
+
 class RunError(LeukolensError):
     """A run directory is incomplete or belongs to other data or settings."""
 
 
 class ExportError(LeukolensError):
     """An exported network does not answer as the one it was made from."""
+
+
+class RequestError(LeukolensError):
+    """A request to the server is not answered.
+
+    `status` is the status of the HTTP response; `retry_after` the seconds after which the same request may succeed, None where
+    it never will.
+    """
+
+    def __init__(
+        self, what: str, *, status: int, expected: str, received: str, remedy: str, retry_after: int | None = None
+    ) -> None:
+        super().__init__(what, expected=expected, received=received, remedy=remedy)
+        self.status = status
+        self.retry_after = retry_after
 
 
 class ArtifactError(LeukolensError):

@@ -12,6 +12,9 @@ from leukolens.errors import SettingsError
 GET_EXPORT = "pip install 'leukolens[export]', or choose another one"
 """Remedy where a package of the extra `export` is missing."""
 
+GET_SERVE = "pip install 'leukolens[serve]'"
+"""Remedy where a package of the extra `serve` is missing."""
+
 
 def is_installed(module: str) -> bool:
     """Whether a module is there."""

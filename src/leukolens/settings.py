@@ -278,12 +278,80 @@ class ExportSettings(Settings):
     seed: int = 0
 
 
+class ServeLimits(Settings):
+    """What one server takes on; docs/serving.md says what happens beyond."""
+
+    max_files: Positive = 1000
+    """Pictures in one request, those in archives counted one by one."""
+    max_request_bytes: Positive = 256 << 20
+    """Body of one request; 400 cells of 450 x 450 px as BMP."""
+    max_file_bytes: Positive = 256 << 20
+    """One file of a request, an archive say."""
+    max_bytes_in_flight: Positive = 1 << 30
+    """Bodies of all requests together, in memory. Pixels that are being decoded come on top: 100 MB per thread at most."""
+    max_requests: Positive = 32
+    """Requests for scores that are answered at the same time; further ones are told to come again."""
+    max_explanations: Positive = 8
+    """Maps that are waited for at the same time."""
+    max_connections: Positive = 512
+    timeout_seconds: Annotated[float, Field(gt=0)] = 300
+    """From the first byte of a request to the last of its answer."""
+    stall_seconds: Annotated[float, Field(gt=0)] = 20
+    """Longest pause in an upload, and longest time that the headers of a request may take."""
+    drain_seconds: Annotated[float, Field(gt=0)] = 60
+    """How long requests under way may go on after SIGTERM."""
+    decode_workers: Positive | None = None
+    """Threads that decode; None means one per core."""
+    gather_seconds: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """How long pictures that are on their way may hold up a batch that is not full: it costs as much as a full one."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ServeLimits:
+        if not self.max_file_bytes <= self.max_request_bytes <= self.max_bytes_in_flight:
+            raise ValueError("max_file_bytes, max_request_bytes and max_bytes_in_flight must not decrease in this order")
+        return self
+
+
+class ServeSettings(Settings):
+    """`leukolens serve`."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at. Only a loopback address does without a token."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8341
+    """0 takes any that is free."""
+    token_file: Path | None = None
+    """File whose only line is the token; None means the environment variable LEUKOLENS_TOKEN, and where that is empty, none."""
+    allow_origin: tuple[str, ...] = ()
+    """Other web pages that may ask from within a browser, as `https://lab.example`."""
+    allow_host: tuple[str, ...] = ()
+    """Further names under which browsers reach a loopback address, through a proxy say."""
+    results: Path | None = None
+    """Folder whose report.html is shown."""
+    abstain: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """As in `predict`."""
+    device: Device = "auto"
+    engine: EngineChoice = "auto"
+    json_logs: bool = False
+    """One JSON object per line in place of words."""
+    limits: ServeLimits = ServeLimits()
+
+    @field_validator("allow_origin")
+    @classmethod
+    def _named_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            scheme, separator, rest = origin.partition("://")
+            if scheme not in ("http", "https") or not separator or not rest or "*" in rest or "/" in rest:
+                raise ValueError(f"an origin is http://HOST or https://HOST, without * and without a path, received {origin!r}")
+        return origins
+
+
 class ExplainSettings(Settings):
     """`leukolens explain`."""
 
     methods: Annotated[tuple[CamMethod, ...], Field(min_length=1)] = ("gradcam", "eigencam")
     count: Annotated[int, Field(gt=0, le=MOST_IMAGES_EXPLAINED)] = 24
-    """Images of the test side: the surest mistakes, a third of these at most, and the least certain."""
+    """Images of the test side: the surest mistakes, a third of these at most, and the least certain. Of images without a
+    manifest, which have no labels, the least certain."""
     images: tuple[str, ...] = ()
     """Names of images in the manifest, or patterns with * and ?, in place of that choice."""
     target_class: str | None = None
@@ -291,7 +359,7 @@ class ExplainSettings(Settings):
     layer: str | None = None
     """Dotted name of the layer whose feature map is weighed; None means that of the architecture."""
     abstain: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """As in `predict`; None refuses only what is unlike the training images."""
+    """As in `predict`; None refuses only what is unlike the training images, and of images without a manifest means 0.1."""
     device: Device = "auto"
 
     @field_validator("methods")

@@ -8,12 +8,13 @@ the preliminary set, its published table of labels.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
-from leukolens.artifacts import POOL, PRELIMINARY
+from leukolens.artifacts import FINAL, POOL, PRELIMINARY
 
 ALL, HEM = "ALL", "HEM"
 
@@ -86,6 +87,28 @@ def is_complete(images: pd.DataFrame, composition: Composition = C_NMC_2019) -> 
     labelled = images[images["part"].isin([POOL, PRELIMINARY]) & images["label"].notna()]
     found = labelled[["part", "fold", "subject", "label"]].fillna("").value_counts()
     return found.to_dict() == dict(_expected(composition))
+
+
+def differences(images: pd.DataFrame, composition: Composition = C_NMC_2019) -> list[str]:
+    """Say in words how a list of images differs from the published set; nothing where it does not.
+
+    Args:
+        images: columns part, fold, subject and label, as in `Manifest.images`; one row per image, the unlabelled ones too.
+        composition: what the set should hold.
+
+    Returns:
+        Final images first, then one line per fold, class and subject that has more or fewer cells than it should.
+    """
+    rows = images[["part", "fold", "subject", "label"]].fillna("").itertuples(index=False, name=None)
+    found: Counter[tuple[str, str, str, str]] = Counter(row for row in rows if row[0] != FINAL)
+    final, expected = int((images["part"] == FINAL).sum()), dict(_expected(composition))
+    lines = [f"final test: {final} images, {composition.final} expected"] if final != composition.final else []
+    for key in sorted({*found, *expected}):
+        if found[key] != expected.get(key, 0):
+            part, fold, subject, label = key
+            whose = f"{fold or part}, {label or 'no class'}, subject {subject or 'unknown'}"
+            lines.append(f"{whose}: {found[key]} cells, {expected.get(key, 0)} expected")
+    return lines
 
 
 def _expected(composition: Composition) -> Iterable[tuple[tuple[str, str, str, str], int]]:

@@ -8,7 +8,6 @@ Which cells there are, `data/phantom_plan.py` decides; how one is drawn, `data/p
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from leukolens.data.phantom_cells import CANVAS_PX, draw_cell
 from leukolens.data.phantom_plan import Cell, Plan, plan
 from leukolens.data.preprocessing import Pixels
 from leukolens.errors import SettingsError
+from leukolens.partials import partial_path
 from leukolens.progress import track
 from leukolens.settings import PhantomSettings
 
@@ -213,7 +213,8 @@ def _write_preliminary_labels(folder: Path, planned: Plan) -> None:
 @contextmanager
 def _atomic_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`; rename it when the block ends well, delete it when not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = partial_path(path)
+    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary

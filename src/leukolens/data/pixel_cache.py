@@ -20,7 +20,7 @@ from leukolens.artifacts import Manifest, atomic_path, hash_json
 from leukolens.data.indexed import CHANGED, IndexedImage, indexed_images, read_indexed
 from leukolens.data.preprocessing import Pixels, Preprocessing
 from leukolens.data.threads import in_order
-from leukolens.errors import ImageError, ManifestError
+from leukolens.errors import ArtifactError, ImageError, ManifestError
 from leukolens.progress import logger, track
 
 _KEY_LENGTH = 16
@@ -55,7 +55,27 @@ def cache_pixels(manifest: Manifest, folder: Path, preprocessing: Preprocessing)
         logger.debug("pixels: %d images read from the cache", len(images))
     else:
         _fill(path, manifest, preprocessing)
-    return PixelCache(np.load(path, mmap_mode="r"), images, hashes)
+    return PixelCache(_mapped(path, (len(images), preprocessing.input_px, preprocessing.input_px, 3)), images, hashes)
+
+
+def _mapped(path: Path, shape: tuple[int, int, int, int]) -> Pixels:
+    """Open a file of pixels; raises ArtifactError where it is not what `_fill` writes for this shape."""
+    try:
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
+        raise _damaged(path, shape, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != shape:
+        raise _damaged(path, shape, f"an array of {getattr(pixels, 'dtype', 'several')} {getattr(pixels, 'shape', '')}")
+    return pixels
+
+
+def _damaged(path: Path, shape: tuple[int, ...], received: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} cannot be read as cached pixels.",
+        expected=f"an array of uint8 {shape}",
+        received=received,
+        remedy="delete this file; the images are decoded again",
+    )
 
 
 def release(pixels: Pixels) -> None:

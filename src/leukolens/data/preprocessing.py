@@ -7,6 +7,7 @@ first layer of the classifier (`models/classifier.py`), so that no caller can fo
 from __future__ import annotations
 
 import io
+import math
 import stat
 import struct
 import zlib
@@ -33,6 +34,10 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".
 RESIZER = "Pillow bilinear, antialiased"
 
 _TREATMENT = "treatment"
+# A canvas of that side is 200 MB in memory, and no microscope's camera has one; no network here reads more than half a
+# thousand.
+_LONGEST_CANVAS_SIDE_PX = 8192
+_LARGEST_INPUT_PX = 2048
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 # Files up to so many bytes (a 24-bit BMP of 2,300 x 2,300 px) are read in one go: each of a dozen small reads is a moment at
 # which threads that decode wait for each other. Larger files Pillow reads as it needs them, so that whatever lies among the
@@ -43,8 +48,15 @@ _BMP_ORDER = "BGR"  # the raw mode in which a BMP of 24 bits holds its colours
 _CHANNELS = 3
 _SIXTEEN_BITS = ";16"  # part of the raw mode in Pillow's decoder description, "RGB;16B"
 # What Pillow's decoders raise on damaged files, beyond OSError.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
-                   struct.error, zlib.error)  # fmt: skip
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError,
+                   AssertionError, RuntimeError, MemoryError, struct.error, zlib.error)  # fmt: skip
+_PIXELS_LAID_AT_ONCE = 1 << 20
+_MORE_THAN_ONE = 2
+_SCAN_MARKER = b"\xff\xda"
+# Ten make a progressive JPEG as programs write it; one for each bit of each band would be some hundreds. Previews in its
+# metadata count too.
+_MOST_SCANS = 500
+_BLOCK_BYTES, _BLOCKS_SEARCHED = 1 << 20, 256
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _BOMB_HEADER = f"a header of more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, which Pillow does not open"
 
@@ -100,6 +112,8 @@ class Preprocessing:
         A record that says nothing of crop or colour, as all did before there were any, means the defaults.
         """
         names = sorted(each.name for each in fields(cls) if each.name != _TREATMENT)
+        if not isinstance(record, dict):
+            raise _not_followed({"record": record})
         said = {key: value for key, value in record.items() if key in InputSettings.model_fields}
         if sorted(record.keys() - said) != names or record["resizer"] != RESIZER:
             raise _not_followed(record)
@@ -107,12 +121,23 @@ class Preprocessing:
             treatment = InputSettings.model_validate(said)
         except ValidationError as error:
             raise _not_followed(record) from error
-        height, width = record["canvas_px"]
-        red, green, blue = record["mean"]
-        mean = (float(red), float(green), float(blue))
-        red, green, blue = record["std"]
-        std = (float(red), float(green), float(blue))
-        return cls((int(height), int(width)), int(record["input_px"]), mean, std, treatment=treatment)
+        try:
+            height, width = map(int, record["canvas_px"])
+            red, green, blue = map(float, record["mean"])
+            mean = (red, green, blue)
+            red, green, blue = map(float, record["std"])
+            found = cls((height, width), int(record["input_px"]), mean, (red, green, blue), treatment=treatment)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise _not_followed(record) from error
+        if not found._is_possible():
+            raise _not_followed(record)
+        return found
+
+    def _is_possible(self) -> bool:
+        """Whether there is memory for it, and an end to its numbers: a record may come from a stranger."""
+        sides = 1 <= min(self.canvas_px) <= max(self.canvas_px) <= _LONGEST_CANVAS_SIDE_PX
+        constants = all(math.isfinite(mean) for mean in self.mean) and all(0 < std < math.inf for std in self.std)
+        return sides and 1 <= self.input_px <= _LARGEST_INPUT_PX and constants
 
     def of_pixels(self) -> Preprocessing:
         """Only what pixels depend on: mean and deviation, which belong to weights, at rest."""
@@ -217,9 +242,43 @@ def _check_header(path: Path, image: ImageFile.ImageFile, max_pixels: int) -> No
         raise _unusable(path, "unsupported", "8 bits per channel", f"pixel mode {image.mode}")
     if any(_SIXTEEN_BITS in str(tile) for tile in getattr(image, "tile", ())):
         raise _unusable(path, "unsupported", "8 bits per channel", "16 bits per channel")
-    frames = getattr(image, "n_frames", 1)
+    frames = _count_frames(image)
     if frames > 1:
         raise _unusable(path, "unsupported", "one picture per file", f"{frames} frames")
+    if (scans := _count_scans(image)) > _MOST_SCANS:
+        raise _unusable(path, "unsupported", f"a JPEG of at most {_MOST_SCANS} scans", f"{scans:,} scans")
+
+
+def _count_frames(image: ImageFile.ImageFile) -> int:
+    """Number of pictures in the file; of a TIFF no more than one after the first is looked for.
+
+    To count the pages of a TIFF is to go from each to the next, and compare it with all before: minutes for 100,000 of them.
+    """
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    try:
+        image.seek(1)
+    except EOFError:
+        return 1
+    return _MORE_THAN_ONE
+
+
+def _count_scans(image: ImageFile.ImageFile) -> int:
+    """Number of scans of a JPEG, or more; a decoder goes through all blocks of the picture for each, however short it is."""
+    if image.format != "JPEG" or image.fp is None:
+        return 1
+    place = image.fp.tell()
+    image.fp.seek(0)
+    found, before = 0, b""
+    # Block by block, as the file may be of any size; a marker may lie across two of them.
+    for _ in range(_BLOCKS_SEARCHED):
+        block = image.fp.read(_BLOCK_BYTES)
+        if not block:
+            break
+        found += (before + block).count(_SCAN_MARKER)
+        before = block[-1:]
+    image.fp.seek(place)
+    return found
 
 
 def _decode(path: Path, image: ImageFile.ImageFile) -> Decoded:
@@ -233,9 +292,20 @@ def _to_rgb(image: Image.Image) -> Pixels:
     """Upright RGB over black: uint8 [height, width, 3]."""
     ImageOps.exif_transpose(image, in_place=True)
     if "A" in image.getbands() or "transparency" in image.info:
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image.convert("RGBA"))
+        return _over_black(image)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _over_black(image: Image.Image) -> Pixels:
+    """Lay what is see-through over black, some rows at a time: all at once would take five times the picture."""
+    width, height = image.size
+    pixels = np.empty((height, width, _CHANNELS), np.uint8)
+    step = max(1, _PIXELS_LAID_AT_ONCE // max(1, width))
+    for top in range(0, height, step):
+        rows = image.crop((0, top, width, min(top + step, height))).convert("RGBA")
+        black = Image.new("RGBA", rows.size, (0, 0, 0, 255))
+        pixels[top : top + step] = np.asarray(Image.alpha_composite(black, rows).convert("RGB"))
+    return pixels
 
 
 def _read_plain_bmp(image: ImageFile.ImageFile) -> Trimmed | None:
@@ -289,7 +359,7 @@ def _not_followed(record: dict[str, Any]) -> ArtifactError:
         "A preprocessing record cannot be followed.",
         expected=f"the fields {names} and the resizer {RESIZER!r}; perhaps crop ({crops}, centre with crop_px) and colour "
         f"({colours})",
-        received=", ".join(f"{key} {value!r}" for key, value in sorted(record.items())) or "an empty record",
+        received=", ".join(f"{key} {value!r:.100}" for key, value in sorted(record.items())) or "an empty record",
         remedy="use the version of leukolens that wrote it, or train again",
     )
 

@@ -25,7 +25,10 @@ BANK_IMAGES = 2000
 # Distances between points of the unit sphere run from 0 to 2; copies of training images alone would give a limit of 0.
 _LEAST_LIMIT = 1e-3
 _ROWS_AT_ONCE = 1024
+# Beyond the k nearest, so that rounding of the product does not decide who the k-th is.
+_MORE_NEIGHBOURS = 8
 _BANK, _RECORD = "bank", "record"
+_BANK_AXES = 2
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,14 @@ class OutlierModel:
         """
         return _distances(_unit(features, self.bank.shape[1]), self.bank, self.neighbours) / self.limit
 
+    def _checked(self) -> OutlierModel:
+        """Give itself back; raises ValueError where it cannot be computed with."""
+        if self.bank.dtype != np.float32 or self.bank.ndim != _BANK_AXES or not np.isfinite(self.bank).all():
+            raise ValueError(f"features {self.bank.dtype} of shape {self.bank.shape}, or not finite")
+        if not 1 <= self.neighbours <= len(self.bank) or not 0 < self.limit < np.inf:
+            raise ValueError(f"{self.neighbours} neighbours of {len(self.bank)}, limit {self.limit}")
+        return self
+
     def save(self, path: Path) -> None:
         """Write OUTLIERS_FILE."""
         record = json.dumps({"neighbours": self.neighbours, "limit": self.limit, "notes": self.notes}, allow_nan=False)
@@ -61,11 +72,14 @@ class OutlierModel:
     def load(cls, path: Path) -> OutlierModel:
         """Read OUTLIERS_FILE; raises ArtifactError where it is missing or damaged."""
         try:
+            # A pipe would be waited for without end.
+            if path.exists() and not path.is_file():
+                raise OSError("a folder, device or pipe")
             with safe_open(path, framework="numpy") as file:
                 record: dict[str, Any] = json.loads(file.metadata()[_RECORD])
                 bank = file.get_tensor(_BANK)
-            return cls(bank, int(record["neighbours"]), float(record["limit"]), tuple(record["notes"]))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            return cls(bank, int(record["neighbours"]), float(record["limit"]), tuple(record["notes"]))._checked()
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ArtifactError(
                 f"{path} cannot be read.",
                 expected="a file of training features written by leukolens",
@@ -119,15 +133,22 @@ def _unit(features: Features, width: int) -> NDArray[np.float64]:
 
 
 def _distances(unit: NDArray[np.float64], bank: NDArray[np.float32], neighbours: int) -> NDArray[np.float64]:
-    """Euclidean distance to the k-th nearest row of the bank, float64 [n], a thousand rows at a time."""
+    """Euclidean distance to the k-th nearest row of the bank, float64 [n], a thousand rows at a time.
+
+    A matrix product finds who is near. How near is then computed row by row: a product ends in other bits where there are
+    other rows beside (docs/decisions/0025).
+    """
     points = bank.astype(np.float64)
     bank_squares = (points**2).sum(axis=1)
-    nearest = []
+    candidates = min(len(bank), neighbours + _MORE_NEIGHBOURS)
+    distances = np.empty(len(unit))
     for start in range(0, len(unit), _ROWS_AT_ONCE):
         rows = unit[start : start + _ROWS_AT_ONCE]
-        squares = (rows**2).sum(axis=1)[:, None] + bank_squares - 2 * rows @ points.T
-        nearest.append(np.partition(squares, neighbours - 1, axis=1)[:, neighbours - 1])
-    distances: NDArray[np.float64] = np.sqrt(np.clip(np.concatenate(nearest), 0.0, None))
+        squares = bank_squares - 2 * rows @ points.T
+        nearest = np.argpartition(squares, candidates - 1, axis=1)[:, :candidates]
+        for place, (row, near) in enumerate(zip(rows, nearest, strict=True)):
+            exact = ((points[near] - row) ** 2).sum(axis=1)
+            distances[start + place] = np.sqrt(np.partition(exact, neighbours - 1)[neighbours - 1])
     return distances
 
 

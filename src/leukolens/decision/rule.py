@@ -21,7 +21,14 @@ from leukolens.decision.temperature import (
     fit_temperature,
     probabilities,
 )
-from leukolens.decision.threshold import Threshold, choose_threshold, positive_probability
+from leukolens.decision.threshold import (
+    OperatingPoint,
+    OperatingPoints,
+    Threshold,
+    choose_threshold,
+    operating_points,
+    positive_probability,
+)
 from leukolens.decision.validation import ValidationScores
 from leukolens.errors import ArtifactError
 from leukolens.settings import DecisionSettings
@@ -31,6 +38,7 @@ NO_CLASS_FITS = "uncertain: no class fits"
 # An outlier score is a distance over the largest accepted.
 _LARGEST_OUTLIER_SCORE = 1.0
 _NEAR_BOUND = 1.01
+_CLASSES_WITH_A_THRESHOLD = 2
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,8 @@ class Decision:
         validation_images: number of images that all this was fitted on.
         validation_groups: number of their subject groups, an image of unknown subject counted as one.
         notes: what a reader must know of the fit, as sentences.
+        operating_points: what other thresholds would have done on validation; None without a fitted threshold, and in
+            decisions of before they were recorded.
     """
 
     temperature: float
@@ -83,6 +93,7 @@ class Decision:
     validation_images: int
     validation_groups: int
     notes: tuple[str, ...] = ()
+    operating_points: OperatingPoints | None = None
 
     def apply(self, logits: NDArray[np.floating]) -> Answers:
         """Answer for logits [n, C]: with a threshold, positive where the positive class reaches it; else the highest."""
@@ -160,6 +171,7 @@ class Decision:
             "positive": list(self.positive),
             "notes": list(self.notes),
             "conformal": conformal,
+            "operating_points": asdict(self.operating_points) if self.operating_points else None,
         }
 
     @classmethod
@@ -170,21 +182,37 @@ class Decision:
             scores, weights = (np.array(conformal[name], dtype=np.float64) for name in ("scores", "weights"))
             return cls(
                 temperature=float(record["temperature"]),
-                threshold=Threshold(**record["threshold"]) if record["threshold"] else None,
+                threshold=None if record["threshold"] is None else Threshold(**record["threshold"]),
                 conformal=Conformal(scores, weights, int(conformal["groups"])),
                 classes=tuple(record["classes"]),
                 positive=tuple(record["positive"]),
                 validation_images=int(record["validation_images"]),
                 validation_groups=int(record["validation_groups"]),
                 notes=tuple(record["notes"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
+                operating_points=_points_of(record.get("operating_points")),
+            )._checked()
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ArtifactError(
                 "The record of the decision cannot be used.",
                 expected="temperature, threshold, classes, positive and prediction-set scores, written by leukolens",
                 received=f"{type(error).__name__}: {error}",
                 remedy="run `leukolens train` again on this run",
             ) from error
+
+    def _checked(self) -> Decision:
+        """Give itself back; raises ValueError where it cannot be computed with, as a record from a stranger may be."""
+        conformal, value = self.conformal, 0.0 if self.threshold is None else self.threshold.value
+        if not all(isinstance(name, str) for name in (*self.classes, *self.positive)) or set(self.positive) - set(self.classes):
+            raise ValueError(f"classes {self.classes!r:.100}, positive {self.positive!r:.100}")
+        if self.threshold is not None and (len(self.classes) != _CLASSES_WITH_A_THRESHOLD or not self.positive):
+            raise ValueError(f"a threshold between {len(self.classes)} classes, {len(self.positive)} of them positive")
+        if not (0 < self.temperature < np.inf and isinstance(value, int | float) and 0 <= value <= np.inf):
+            raise ValueError(f"temperature {self.temperature}, threshold {value!r:.100}")
+        if conformal.scores.ndim != 1 or conformal.scores.shape != conformal.weights.shape or not len(conformal.scores):
+            raise ValueError(f"{conformal.scores.shape} scores of prediction sets, {conformal.weights.shape} weights")
+        if not (np.isfinite(conformal.scores).all() and np.isfinite(conformal.weights).all()):
+            raise ValueError("scores of prediction sets that are not finite")
+        return self
 
     def _uncertainty(self, members: NDArray[np.bool_]) -> str | None:
         names = [self.classes[position] for position in np.flatnonzero(members)]
@@ -196,16 +224,28 @@ class Decision:
 def fit_decision(validation: ValidationScores, settings: DecisionSettings) -> Decision:
     """Fit temperature, then threshold and prediction sets on the scores that it gives."""
     temperature = fit_temperature(validation)
+    threshold = choose_threshold(validation, temperature, settings)
     return Decision(
         temperature=temperature,
-        threshold=choose_threshold(validation, temperature, settings),
+        threshold=threshold,
         conformal=fit_conformal(validation, temperature),
         classes=validation.classes,
         positive=validation.positive,
         validation_images=len(validation.y_true),
         validation_groups=int(validation.clusters.max()) + 1,
         notes=tuple(_notes(validation, temperature)),
+        operating_points=operating_points(validation, temperature, threshold),
     )
+
+
+def _points_of(record: Record | None) -> OperatingPoints | None:
+    """Read what was recorded of other thresholds; None of a run that was decided before they were."""
+    if record is None:
+        return None
+    points = tuple(OperatingPoint(**point) for point in record["points"])
+    if not points:
+        raise ValueError("operating_points without a point")
+    return OperatingPoints(int(record["positives"]), int(record["negatives"]), points)
 
 
 def _notes(validation: ValidationScores, temperature: float) -> list[str]:

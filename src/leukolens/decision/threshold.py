@@ -1,6 +1,6 @@
 """The threshold on the score of the positive class, chosen on validation for a stated aim.
 
-In: ValidationScores, a temperature and DecisionSettings. Out: Threshold. Writes: nothing.
+In: ValidationScores, a temperature and DecisionSettings. Out: Threshold, and what other thresholds would do. Writes: nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from leukolens.settings import DecisionSettings
 
 UNTUNED = 0.5
 _TWO_CLASSES = 2
+_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,28 @@ class Threshold:
     aim: str
     sensitivity: float | None
     reached: float | None
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What validation showed with a `threshold`: `sensitivity` and `specificity`, shares of its images, 0–1."""
+
+    threshold: float
+    sensitivity: float
+    specificity: float
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """`points` in the order of their thresholds; `positives` and `negatives` are the validation images behind them."""
+
+    positives: int
+    negatives: int
+    points: tuple[OperatingPoint, ...]
+
+    def nearest(self, threshold: float) -> OperatingPoint:
+        """Give the point whose threshold is nearest, the lower one of two."""
+        return min(self.points, key=lambda point: abs(point.threshold - threshold))
 
 
 @dataclass(frozen=True)
@@ -64,6 +87,23 @@ def choose_threshold(validation: ValidationScores, temperature: float, settings:
     balanced_accuracy = (best.sensitivity + best.specificity) / 2
     reached = balanced_accuracy if settings.sensitivity is None else best.sensitivity
     return Threshold(best.value, settings.aim, settings.sensitivity, float(reached))
+
+
+def operating_points(validation: ValidationScores, temperature: float, chosen: Threshold | None) -> OperatingPoints | None:
+    """Say what each hundredth from 0 to 1 would do as a threshold, and the one that was `chosen`.
+
+    Returns None where no threshold was fitted: without exactly one positive class of two, or without images of both.
+    """
+    if chosen is None or chosen.reached is None:
+        return None
+    scores = probabilities(validation.logits, temperature)[:, validation.positive_positions[0]]
+    is_positive = validation.y_true == validation.positive_positions[0]
+    positives, negatives = scores[is_positive], scores[~is_positive]
+    thresholds = sorted({*(step / _STEPS for step in range(_STEPS + 1)), chosen.value})
+    points = tuple(
+        OperatingPoint(value, float((positives >= value).mean()), float((negatives < value).mean())) for value in thresholds
+    )
+    return OperatingPoints(len(positives), len(negatives), points)
 
 
 def positive_probability(scores: NDArray[np.float64], positions: Sequence[int]) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from leukolens.artifacts import BUNDLE_FILE, INT8_FILE, ONNX_FILE, OPENVINO_FILE, Record, hash_file, hash_json, read_json
+from leukolens.data.layouts import shown
 from leukolens.errors import ArtifactError
 
 BUNDLE_FORMAT = 1
@@ -22,6 +23,8 @@ BUNDLE_FORMAT = 1
 ENGINE_FILES: Mapping[str, str] = {"onnx": ONNX_FILE, "openvino": OPENVINO_FILE, "int8": INT8_FILE}
 """What each engine that runs an exported network reads."""
 
+# What file systems take.
+_LONGEST_NAME_BYTES = 255
 _COPY_AGAIN = "copy the bundle again from where it was made, or export the run again"
 
 
@@ -43,8 +46,10 @@ def check_bundle(folder: Path) -> Record:
         raise _altered(path, f"content of the hash {record.get('hash')}", found)
     for name, wanted in record["files"].items():
         # A name that led out of the folder would have other files of this machine read.
-        if Path(name).name != name:
-            raise _altered(path, "names of files beside it", name)
+        if Path(name).name != name or len(name.encode()) > _LONGEST_NAME_BYTES:
+            raise _altered(path, "names of files beside it", shown(name))
+        if not isinstance(wanted, dict) or not isinstance(wanted.get("sha256"), str):
+            raise _altered(path, f"the SHA-256 of {name}", "an entry without one")
         _check_file(folder / name, wanted["sha256"])
     return record
 

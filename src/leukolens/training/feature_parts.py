@@ -7,7 +7,9 @@ hashes are held in memory; values are read part by part into the one array that 
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,9 @@ from leukolens.errors import ArtifactError
 Features = NDArray[np.float32]
 
 _NAME_LENGTH = 16
+# What numpy and Python's zipfile raise on damaged files.
+_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, LookupError, ValueError, EOFError, OSError, RuntimeError,
+           OverflowError, MemoryError)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class FeatureParts:
             values = _member(self.paths[part], "values")
             if gathered is None:
                 gathered = np.empty((len(hashes), values.shape[1]), np.float32)
-            if values.shape[1] != gathered.shape[1]:
+            if values.shape[1] != gathered.shape[1] or not np.issubdtype(values.dtype, np.floating):
                 raise _damaged(self.paths[part], f"features of width {values.shape[1]} among {gathered.shape[1]}")
             gathered[wanted] = values[places[wanted, 1]]
         return np.empty((0, 0), np.float32) if gathered is None else gathered
@@ -57,7 +62,7 @@ def find_parts(folder: Path) -> FeatureParts:
     places = {
         content.decode(): (part, row)
         for part, path in enumerate(paths)
-        for row, content in enumerate(_member(path, "hashes").tolist())
+        for row, content in enumerate(_hashes(path))
     }
     return FeatureParts(paths, places, sum(float(_member(path, "seconds")) for path in paths))
 
@@ -68,13 +73,22 @@ def write_part(folder: Path, hashes: Sequence[str], values: Features, seconds: f
         np.savez(file, hashes=np.array(hashes, dtype="S64"), values=values, seconds=np.float64(seconds))
 
 
+def _hashes(path: Path) -> list[bytes]:
+    """Content hashes of one part; raises ArtifactError where they are none, or values are not one row for each."""
+    hashes = _member(path, "hashes")
+    if hashes.ndim != 1 or hashes.dtype.kind != "S":
+        raise _damaged(path, f"hashes that are {hashes.dtype} {hashes.shape}")
+    found: list[bytes] = hashes.tolist()
+    return found
+
+
 def _member(path: Path, name: str) -> NDArray[np.generic]:
     """One array of a part; the others are not read."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as part:
             member: NDArray[np.generic] = part[name]
             return member
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+    except _ERRORS as error:
         raise _damaged(path, str(error) or type(error).__name__) from error
 
 

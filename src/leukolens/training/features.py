@@ -18,6 +18,7 @@ import torch
 from leukolens.artifacts import hash_file, hash_json
 from leukolens.data.pixel_cache import PixelCache, release
 from leukolens.data.preprocessing import Pixels, Preprocessing
+from leukolens.errors import ArtifactError
 from leukolens.models.classifier import Classifier, hash_backbone
 from leukolens.models.compute import Compute
 from leukolens.models.inference import Engine, Network
@@ -109,6 +110,13 @@ def frozen_features(extractor: FeatureExtractor, cache: PixelCache, rows: Sequen
         _compute_parts(extractor, cache.pixels, missing, parts)
         stored = find_parts(parts)
     values = stored.read([cache.content_hashes[row] for row in rows])
+    if len(values) and values.shape[1] != (width := extractor.classifier.backbone.width):
+        raise ArtifactError(
+            f"{parts} holds features of another network.",
+            expected=f"{width} features of each image",
+            received=str(values.shape[1]),
+            remedy="delete this folder; its features are computed again",
+        )
     return TimedFeatures(values, stored.seconds / max(1, len(stored.places)) * len(row_of))
 
 

@@ -27,6 +27,8 @@ from leukolens.training.logistic import PENALTIES, Logistic
 from leukolens.training.losses import training_loss
 from leukolens.training.selection import Epoch, Selection, class_weights, validation_epoch
 
+_ROWS_AT_ONCE = 1024
+
 Labels = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -91,11 +93,16 @@ class _Standardised:
 def linear_logits(features: Features, weight: Tensor, bias: Tensor) -> NDArray[np.float32]:
     """Logits float32 [images, classes] of features float32 [images, width], for a head [classes, width] and [classes].
 
-    In float32 on the CPU, whatever the backbone computes in: scores and outlier scores come from the same features.
+    Summed in float64 on the CPU, whatever the backbone computes in, and row by row: a matrix product takes another order, and
+    so ends in other bits, where there are other rows beside (docs/decisions/0025).
     """
-    with torch.inference_mode():
-        logits = functional.linear(torch.from_numpy(features), weight.detach().float().cpu(), bias.detach().float().cpu())
-    result: NDArray[np.float32] = logits.numpy()
+    weights, biases = (each.detach().cpu().double().numpy() for each in (weight, bias))
+    logits = np.empty((len(features), len(weights)))
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        rows = features[start : start + _ROWS_AT_ONCE].astype(np.float64, order="C")
+        for position, one in enumerate(weights):
+            logits[start : start + _ROWS_AT_ONCE, position] = (rows * one).sum(axis=1)
+    result: NDArray[np.float32] = (logits + biases).astype(np.float32)
     return result
 
 

@@ -7,6 +7,7 @@ of the run that it started from, if it did), `decision.json` and `outliers.safet
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,9 +28,13 @@ from leukolens.models.inference import Network
 from leukolens.settings import Device, EngineChoice, TrainSettings
 from leukolens.training.bundles import check_bundle, exported_engines
 from leukolens.training.features import FeatureExtractor
+from leukolens.training.run_records import check_run_record
 
 TRAINING_IMAGES_FILE = "training_images.csv"
 SEEN_BEFORE_FILE = "seen_before.csv"
+
+_CELL_COLUMNS = ("image", "side", "group", "pixel_hash")
+_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,12 @@ class Run:
     def load(cls, folder: Path | str) -> Run:
         """Open a run directory, or a bundle of one, all of whose files are then checked.
 
-        Raises RunError where the training has not ended, ArtifactError where a bundle is not as it was exported.
+        Raises RunError where the training has not ended or run.json is none, ArtifactError where a bundle is not as it was
+        exported.
         """
         folder = Path(folder)
-        if (folder / BUNDLE_FILE).is_file():
+        # Whatever bears that name: a list that cannot be read must not make a bundle a run that nobody checks.
+        if os.path.lexists(folder / BUNDLE_FILE):
             check_bundle(folder)
         if not (folder / RUN_FILE).is_file():
             raise RunError(
@@ -55,7 +62,7 @@ class Run:
                 received="a folder without them" if folder.is_dir() else "no folder at that path",
                 remedy="run `leukolens train` with this folder as --out; an interrupted training goes on",
             )
-        return cls(folder, read_json(folder / RUN_FILE))
+        return cls(folder, check_run_record(folder / RUN_FILE, read_json(folder / RUN_FILE)))
 
     @property
     def settings(self) -> TrainSettings:
@@ -97,12 +104,12 @@ class Run:
             backbone = Backbone(architecture, self.preprocessing.input_px)
         classifier = Classifier(backbone, self.preprocessing, len(self.record["classes"]), self.settings.dropout)
         try:
-            classifier.load_state_dict(load_file(self.folder / WEIGHTS_FILE))
-        except (OSError, SafetensorError, RuntimeError) as error:
+            classifier.load_state_dict(load_file(_regular(self.folder / WEIGHTS_FILE)))
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
             raise RunError(
                 f"{self.folder / WEIGHTS_FILE} cannot be loaded.",
                 expected="the weights of the network that run.json describes",
-                received=str(error).splitlines()[0],
+                received=(str(error).splitlines() or [type(error).__name__])[0],
                 remedy="copy the run directory again, or train anew into another one",
             ) from error
         return classifier.eval()
@@ -114,16 +121,24 @@ class Run:
             if not (self.folder / name).is_file():
                 raise self._undecided(f"{self.folder} has no {name}.", "a run without it, of an earlier version or damaged")
         record: Record = read_json(self.folder / DECISION_FILE)
+        outliers = record.get("outliers") if isinstance(record, dict) else None
+        if not isinstance(outliers, dict) or not isinstance(record.get("hash"), str):
+            raise self._undecided(f"{self.folder / DECISION_FILE} is no record of a decision.", "one without outliers and hash")
         return record
 
     def decision(self) -> Decision:
         """Temperature, threshold and prediction sets, as fitted on validation; raises RunError where there are none."""
-        return Decision.from_record(self.decision_record)
+        decision = Decision.from_record(self.decision_record)
+        if list(decision.classes) != self.record["classes"]:
+            raise self._undecided(
+                f"{self.folder / DECISION_FILE} is of another run.", f"the classes {', '.join(decision.classes)[:_SHOWN]}"
+            )
+        return decision
 
     def outliers(self) -> OutlierModel:
         """Features of training images and the distance that is still accepted; raises RunError where there are none."""
         path = self.folder / OUTLIERS_FILE
-        if self.decision_record["outliers"]["sha256"] != (found := hash_file(path)):
+        if self.decision_record["outliers"].get("sha256") != (found := hash_file(path)):
             raise self._undecided(f"{path} is not the file that {DECISION_FILE} belongs to.", f"SHA-256 {found}")
         return OutlierModel.load(path)
 
@@ -137,7 +152,7 @@ class Run:
 
     def training_images(self) -> pd.DataFrame:
         """The cells it was trained or validated on: columns image, side, group, pixel_hash."""
-        return pd.read_csv(self.folder / TRAINING_IMAGES_FILE, dtype="string")
+        return _read_cells(self.folder / TRAINING_IMAGES_FILE, _CELL_COLUMNS)
 
     def all_seen(self) -> pd.DataFrame:
         """What it, the run it started from, that one's start and so on have seen: also manifest_hash, the latest last.
@@ -146,13 +161,39 @@ class Run:
         """
         own = self.training_images().assign(manifest_hash=self.record["manifest_hash"]).astype("string")
         before = self.folder / SEEN_BEFORE_FILE
-        return pd.concat([pd.read_csv(before, dtype="string"), own], ignore_index=True) if before.is_file() else own
+        if not before.exists():
+            return own
+        return pd.concat([_read_cells(before, (*_CELL_COLUMNS, "manifest_hash")), own], ignore_index=True)
 
     def seen_images(self, manifest_hash: str) -> pd.DataFrame:
         """The same as data of this hash know it: columns image, side, group, pixel_hash; groups of other data are null."""
         seen = self.all_seen()
         seen["group"] = seen["group"].where(seen["manifest_hash"] == manifest_hash)
         return seen.drop(columns="manifest_hash")
+
+
+def _regular(path: Path) -> Path:
+    """Give the path of a file; raises OSError for a pipe or device, which would be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise OSError("a folder, device or pipe")
+    return path
+
+
+def _read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A list of cells; raises RunError where it is missing or none, because without it nobody knows what the run has seen."""
+    try:
+        cells = pd.read_csv(_regular(path), dtype="string")
+        missing = [name for name in columns if name not in cells]
+        if missing:
+            raise ValueError(f"no column {missing[0]}")
+    except (OSError, ValueError, ArithmeticError) as error:
+        raise RunError(
+            f"{path} cannot be read.",
+            expected=f"the cells that the run has seen, with the columns {', '.join(columns)}",
+            received=(str(error).splitlines() or [type(error).__name__])[0],
+            remedy="copy the run directory again, or train anew into another one",
+        ) from error
+    return cells
 
 
 def with_group_names(seen: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
