@@ -6,60 +6,30 @@ import ast
 import json
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
-import typer
 import yaml
 from nbclient import NotebookClient
 
+from docs_pages import DOCUMENTS, FENCE, ROOT, commands, complaints, fences, name_of
 from leukolens.artifacts import MANIFEST_COLUMNS, PREDICTIONS_COLUMNS, PREDICTIONS_OPTIONAL_COLUMNS, SPLITS_COLUMNS
-from leukolens.cli import app
 from leukolens.data.layouts import KNOWN_LAYOUTS
 from leukolens.evaluation.evaluate import evaluate
 from leukolens.settings import CompareSettings, TrainSettings
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "leukolens"
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FORMATS = ROOT / "docs" / "data-formats.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"(?<![\w./-])leukolens +([^`|;#\n]+)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 # A home, a temporary folder or a drive: somebody's machine.
 MACHINE_PATH = re.compile(r"/(?:home|Users|root|tmp|work|mnt)/|\b[A-Z]:\\|\.\./shared")
 
-each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-
-
-def fences(text: str, *languages: str) -> list[str]:
-    return [body for language, body in FENCE.findall(text) if language in languages]
-
-
-def commands(text: str) -> Iterator[list[str]]:
-    """Words after `leukolens` in shell blocks and in code within a line."""
-    inline = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
-    for code in [*fences(text, "sh", "text"), *inline]:
-        for words in COMMAND.findall(code.replace("\\\n", " ")):
-            yield words.split()
-
-
-def complaints(words: list[str]) -> list[str]:
-    """What is wrong with one command; `VERB` stands for any verb."""
-    group = typer.main.get_command(app)
-    verbs = group.commands  # type: ignore[attr-defined]
-    verb = next((word for word in words if not word.startswith("-")), None)
-    if verb is not None and verb != "VERB" and verb not in verbs:
-        return [f"no verb {verb}"]
-    known = {"--help"} | {option for each in (group, verbs.get(verb)) if each for parameter in each.params
-                          for option in parameter.opts}  # fmt: skip
-    return [f"{verb} has no {word}" for word in words if word.startswith("-") and word.partition("=")[0] not in known]
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 
 
 def slugs(path: Path) -> set[str]:
@@ -172,7 +142,7 @@ def test_every_module_is_in_the_list_of_rooms() -> None:
     modules = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
     assert [module for module in modules if f"`{module}`" not in text] == []
     listed = re.findall(r"^\| .*?\|", text.split("## Rooms")[1].split("\n### ")[0], re.MULTILINE)
-    named = re.findall(r"`(\w+(?:/\w+)?\.py)`", "".join(listed))
+    named = re.findall(r"`(\w+(?:/\w+)*\.py)`", "".join(listed))
     assert sorted(named) == sorted(modules)
 
 
