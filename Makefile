@@ -8,7 +8,7 @@ VENV_BENCH := .venv-bench
 STAMP_BENCH := $(VENV_BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint bench clean
+.PHONY: help install demo test test-fast lint docs bench dist clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -36,6 +36,9 @@ lint: $(STAMP)  ## ruff, mypy strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(STAMP)  ## Build the documentation in build/site; a warning is an error
+	$(BIN)/python docs/site/build.py build
+
 $(STAMP_BENCH): benchmarks/requirements.txt
 	$(PYTHON) -m venv $(VENV_BENCH)
 	echo '*' > $(VENV_BENCH)/.gitignore
@@ -44,6 +47,10 @@ $(STAMP_BENCH): benchmarks/requirements.txt
 
 bench: $(STAMP) $(STAMP_BENCH)  ## Measure leukolens beside other libraries and rewrite docs/benchmarks.md (two hours)
 	$(BIN)/python benchmarks/throughput.py
+
+dist: $(STAMP)  ## Build the wheel and the source archive in dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .  # the wheel out of the archive, so that neither has what the other lacks
 
 clean:  ## Remove the virtual environments and the demo
 	rm -rf $(VENV) $(VENV_BENCH) $(DEMO)

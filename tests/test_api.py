@@ -26,7 +26,7 @@ def test_public_names_are_sorted_and_each_has_a_home() -> None:
 
 
 def test_every_verb_of_the_command_line_is_a_function_of_the_same_name() -> None:
-    verbs = "compare crossval evaluate explain export index phantom predict report split train"
+    verbs = "compare crossval doctor evaluate explain export fetch index phantom predict report serve split train"
     assert verbs.split() == VERBS
     assert set(VERBS) <= set(leukolens.__all__)
     assert all(inspect.isfunction(getattr(leukolens, verb)) for verb in VERBS)

@@ -24,7 +24,8 @@ from leukolens.errors import RunError
 from leukolens.settings import InputSettings, Settings, TrainSettings
 from leukolens.training.runs import Run
 
-VERBS = ["index", "split", "train", "predict", "explain", "evaluate", "report", "compare", "crossval", "phantom", "export"]
+VERBS = ["index", "split", "train", "predict", "explain", "evaluate", "report", "compare", "crossval", "phantom", "export",
+         "fetch", "doctor"]  # fmt: skip
 SLOW_LIBRARIES = ["torch", "torchvision", "timm", "lightning", "sklearn", "pandas", "numpy", "pyarrow", "matplotlib", "PIL"]
 TINY = {"weights": "none", "input_px": 32, "head_epochs": 20, "finetune_epochs": 1, "batch_size": 8, "device": "cpu"}
 SECONDS_TO_WAIT = 120

@@ -9,20 +9,27 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from leukolens.telemetry import forbid_reports
+
 if TYPE_CHECKING:
     from leukolens.artifacts import Manifest, Predictions, Splits
     from leukolens.data.manifest import index
     from leukolens.data.phantom import phantom
     from leukolens.data.splits import split
+    from leukolens.diagnosis.doctor import Diagnosis, doctor
     from leukolens.errors import LeukolensError
     from leukolens.evaluation.evaluate import evaluate
     from leukolens.explanation.explain import Explanation, explain
+    from leukolens.explanation.explain_inputs import InputsExplanation, explain_inputs
+    from leukolens.explanation.loose import Explainer, PictureMap, explain_picture
+    from leukolens.fetching import fetch
     from leukolens.pipeline import Comparison, compare, crossval
     from leukolens.prediction.predict import predict
     from leukolens.prediction.stream import ScoredInputs, predict_inputs
     from leukolens.reporting.html import report
     from leukolens.serving.bundle import Bundle
     from leukolens.serving.export import export
+    from leukolens.serving.serve import serve
     from leukolens.settings import (
         CompareSettings,
         CrossvalSettings,
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
         IndexSettings,
         PhantomSettings,
         PredictSettings,
+        ServeSettings,
         SplitSettings,
         TrainSettings,
     )
@@ -41,20 +49,28 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Here and nowhere else: whatever imports a library that reports its use has imported this package before.
+forbid_reports()
+
 _HOME = {
     "leukolens.artifacts": ("Manifest", "Predictions", "Splits"),
     "leukolens.data.manifest": ("index",),
     "leukolens.data.phantom": ("phantom",),
     "leukolens.data.splits": ("split",),
+    "leukolens.diagnosis.doctor": ("Diagnosis", "doctor"),
     "leukolens.errors": ("LeukolensError",),
     "leukolens.evaluation.evaluate": ("evaluate",),
     "leukolens.explanation.explain": ("Explanation", "explain"),
+    "leukolens.explanation.explain_inputs": ("InputsExplanation", "explain_inputs"),
+    "leukolens.explanation.loose": ("Explainer", "PictureMap", "explain_picture"),
+    "leukolens.fetching": ("fetch",),
     "leukolens.pipeline": ("Comparison", "compare", "crossval"),
     "leukolens.prediction.predict": ("predict",),
     "leukolens.prediction.stream": ("ScoredInputs", "predict_inputs"),
     "leukolens.reporting.html": ("report",),
     "leukolens.serving.bundle": ("Bundle",),
     "leukolens.serving.export": ("export",),
+    "leukolens.serving.serve": ("serve",),
     "leukolens.settings": (
         "CompareSettings",
         "CrossvalSettings",
@@ -65,6 +81,7 @@ _HOME = {
         "IndexSettings",
         "PhantomSettings",
         "PredictSettings",
+        "ServeSettings",
         "SplitSettings",
         "TrainSettings",
     ),
@@ -79,31 +96,41 @@ __all__ = [
     "Comparison",
     "CrossvalSettings",
     "DecisionSettings",
+    "Diagnosis",
     "EvaluateSettings",
     "ExplainSettings",
+    "Explainer",
     "Explanation",
     "ExportSettings",
     "IndexSettings",
+    "InputsExplanation",
     "LeukolensError",
     "Manifest",
     "PhantomSettings",
+    "PictureMap",
     "PredictSettings",
     "Predictions",
     "Run",
     "ScoredInputs",
+    "ServeSettings",
     "SplitSettings",
     "Splits",
     "TrainSettings",
     "compare",
     "crossval",
+    "doctor",
     "evaluate",
     "explain",
+    "explain_inputs",
+    "explain_picture",
     "export",
+    "fetch",
     "index",
     "phantom",
     "predict",
     "predict_inputs",
     "report",
+    "serve",
     "split",
     "train",
 ]

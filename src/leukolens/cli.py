@@ -2,11 +2,12 @@
 
 In: flags and an optional YAML file (defaults < file < flags). Out: text. Writes: nothing itself. Errors go to standard
 error with what was expected, what was received and what to do; the exit status is 1, for wrong usage 2, after Ctrl-C 130, and 3
-where `predict` wrote its table but could not score every input.
+where `predict` or `explain` wrote what it should but could not score every input.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -30,12 +31,14 @@ from leukolens.settings import (
     PhantomSettings,
     Precision,
     PredictSettings,
+    ServeSettings,
     Settings,
     SplitSettings,
     SplitStrategy,
     TrainSettings,
     WeightsPolicy,
 )
+from leukolens.settings_files import read_settings_file, shortened
 
 DEFAULT_OUT = Path("leukolens-out")
 EXIT_ERROR, EXIT_FAILED_INPUTS, EXIT_INTERRUPTED = 1, 3, 130
@@ -92,6 +95,13 @@ ByEngine = Annotated[
 ]
 InPrecision = Annotated[Precision | None, typer.Option(help="How to compute. [default: auto]")]
 Manifests = Annotated[Path, typer.Argument(help="manifest.parquet, or the folder that holds it.")]
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="A manifest, or the folder that holds it; or images: files, folders, quoted patterns, zip archives.",
+    ),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -224,13 +234,7 @@ def train(
 )
 def predict(
     run: Annotated[Path, typer.Argument(metavar="MODEL", help="Run directory, or a bundle made from one.")],
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="A manifest, or the folder that holds it; or images: files, folders, quoted patterns, zip archives.",
-        ),
-    ],
+    inputs: Inputs,
     splits: Annotated[Path | None, typer.Option(help="splits.parquet. [default: beside the manifest]")] = None,
     every: Annotated[bool, typer.Option("--all", help="Score every image, of other data too; needs --out.")] = False,
     out: Annotated[
@@ -313,11 +317,12 @@ def _predict_in_shards(run: Path, manifest: Path, splits: Path | None, out: Path
 
 @app.command(
     epilog="Examples: `leukolens explain results/run results --out maps` · "
-    "`leukolens explain results/run results --images '*UID_H10_*' --class HEM --out maps`"
+    "`leukolens explain results/run results --images '*UID_H10_*' --class HEM --out maps` · "
+    "`leukolens explain bundle cell.png slides 'more/*.bmp' cells.zip --out maps`"
 )
 def explain(
-    run: Annotated[Path, typer.Argument(help="Run directory written by train.")],
-    manifest: Manifests,
+    run: Annotated[Path, typer.Argument(metavar="MODEL", help="Run directory, or a bundle made from one.")],
+    inputs: Inputs,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; an earlier sheet in it is replaced.")],
     splits: Annotated[Path | None, typer.Option(help="splits.parquet. [default: beside the manifest]")] = None,
     every: Annotated[bool, typer.Option("--all", help="Of every image, of other data too.")] = False,
@@ -325,26 +330,50 @@ def explain(
         list[str] | None,
         typer.Option(help="Name as in the manifest, or a pattern, repeatable. [default: least certain, and surest mistakes]"),
     ] = None,
-    count: Annotated[int | None, typer.Option(help="Test images to choose. [default: 24]")] = None,
+    count: Annotated[int | None, typer.Option(help="Test images, or loose images, to choose. [default: 24]")] = None,
     method: Annotated[str | None, typer.Option(help="METHOD[,METHOD]. [default: gradcam,eigencam]")] = None,
     target_class: Annotated[str | None, typer.Option("--class", help="Whose score. [default: the positive class]")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer to weigh. [default: the last before the pooling]")] = None,
-    abstain: Annotated[float | None, typer.Option(help="As in predict. [default: refuse only what is unlike a cell]")] = None,
+    abstain: Annotated[
+        float | None, typer.Option(help="As in predict. [default: refuse only what is unlike a cell; of images, 0.1]")
+    ] = None,
     device: OnDevice = None,
 ) -> None:
     """Draw where a run's score is sensitive: an overlay per image and method, a contact sheet, and how much lies on the cell.
 
+    Of images without a manifest those are drawn that the model is least certain of; the exit status is 3 if any has no score.
+
     A map shows where the score is sensitive, not why the cell is malignant (docs/explanations.md).
     """
-    from leukolens.explanation import explain as explanation
-
     flags = {"images": tuple(images) if images else None, "count": count, "methods": _names(method), "layer": layer,
              "target_class": target_class, "abstain": abstain, "device": device}  # fmt: skip
-    folder = manifest if manifest.is_dir() else manifest.parent
     settings = _settings(ExplainSettings, None, flags)
+    from leukolens.prediction.inputs import is_manifest
+
+    wants_manifest = splits is not None or every
+    if len(inputs) > 1 and wants_manifest:
+        raise typer.BadParameter("--splits and --all go with one manifest and nothing else")
+    if not wants_manifest and (len(inputs) > 1 or not is_manifest(inputs[0])):
+        _explain_inputs(run, inputs, out, settings)
+        return
+    from leukolens.explanation import explain as explanation
+
+    manifest = Path(inputs[0])
+    folder = manifest if manifest.is_dir() else manifest.parent
     made = explanation.explain(run, manifest, None if every else splits or folder, out, folder / "cache", settings)
     typer.echo("\n".join(explanation.summary_lines(made.table)))
     _say_written(out / "contact_sheet.png", out / "maps.csv", out / "overlays")
+
+
+def _explain_inputs(run: Path, inputs: list[str], out: Path, settings: ExplainSettings) -> None:
+    from leukolens.explanation import explain_inputs as explanation
+
+    made = explanation.explain_inputs(run, inputs, out, settings)
+    typer.echo("\n".join(explanation.summary_lines(made)))
+    _say_written(*([out / "contact_sheet.png", out / "overlays"] if len(made.maps.table) else []), out / "maps.csv",
+                 made.scored.path)  # fmt: skip
+    if made.scored.failed:
+        raise typer.Exit(EXIT_FAILED_INPUTS)
 
 
 @app.command(
@@ -377,6 +406,44 @@ def export(
     bundle = serving.export(run, manifest, splits or folder, out, settings)
     typer.echo("\n".join(serving.summary_lines(bundle)))
     _say_written(out / "bundle.json", out / "export.json", *bundle.engines.values())
+
+
+@app.command(
+    epilog="Examples: `leukolens serve results/run` · "
+    "`leukolens serve cells=bundle --host 0.0.0.0 --token-file token --results results`"
+)
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL", help="Run directories or bundles, as PATH or NAME=PATH.")
+    ],
+    host: Annotated[str | None, typer.Option(help="Address; all but loopback need a token. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="0 takes any that is free. [default: 8341]")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File that holds the token. [default: the variable LEUKOLENS_TOKEN, or none]")
+    ] = None,
+    results: Annotated[Path | None, typer.Option(help="Results folder whose report.html is shown too.")] = None,
+    abstain: Annotated[float | None, typer.Option(help="As in predict. [default: 0.1]")] = None,
+    device: OnDevice = None,
+    engine: ByEngine = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Another page that may ask from a browser, https://HOST. Repeatable.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Another name of this server, of a proxy before it say. Repeatable.")
+    ] = None,
+    json_logs: Annotated[bool | None, typer.Option("--json-logs", help="Log lines as JSON.")] = None,
+    config: Config = None,
+) -> None:
+    """Answer over HTTP what predict would write, and show a page for it in the browser (docs/serving.md).
+
+    SIGTERM or Ctrl-C answers what is under way and stops; SIGHUP reads the models and the token again.
+    """
+    from leukolens.serving import serve as serving
+
+    flags = {"host": host, "port": port, "token_file": token_file, "results": results, "abstain": abstain, "device": device,
+             "engine": engine, "allow_origin": tuple(allow_origin) if allow_origin else None,
+             "allow_host": tuple(allow_host) if allow_host else None, "json_logs": json_logs}  # fmt: skip
+    serving.serve(models, _settings(ServeSettings, config, flags), typer.echo)
 
 
 @app.command(epilog="Examples: `leukolens evaluate results/run` · `leukolens evaluate other_tool.csv --positive ALL --out .`")
@@ -540,6 +607,39 @@ def phantom(
     _say_written(phantoms.phantom(out, settings))
 
 
+@app.command(epilog="Examples: `leukolens fetch c-nmc --out data` · `leukolens fetch weights --out weights`")
+def fetch(
+    what: Annotated[Literal["c-nmc", "weights"], typer.Argument(help="C-NMC 2019 from Kaggle, or pretrained weights.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
+    arch: Annotated[list[str] | None, typer.Option(help="For weights, repeatable. [default: the five]")] = None,
+) -> None:
+    """Download data or weights, check them, and only then call them finished. Interrupted, the same command goes on.
+
+    Kaggle may ask who you are: put a token of kaggle.com (Settings, API) into the variable KAGGLE_API_TOKEN. Weights go into
+    a folder that --weights-dir of other verbs reads, on machines without a network too.
+    """
+    from leukolens import fetching
+
+    fetched = fetching.fetch(what, out, tuple(arch or ()))
+    typer.echo("\n".join(fetched.summary_lines()))
+    _say_written(fetched.folder)
+
+
+@app.command(epilog="Examples: `leukolens doctor` · `leukolens doctor --out results --weights-dir weights --json`")
+def doctor(
+    out: Out = DEFAULT_OUT,
+    weights_dir: WeightsDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what is installed, what the machine gives, which weights there are and what is missing; status 1 where not fit."""
+    from leukolens.diagnosis import doctor as diagnosis
+
+    found = diagnosis.doctor(out, weights_dir)
+    typer.echo(json.dumps(found.to_record(), indent=1) if as_json else "\n".join(found.summary_lines()))
+    if not found.is_fit:
+        raise typer.Exit(EXIT_ERROR)
+
+
 def main() -> None:
     """Run the command line; `leukolens` calls this."""
     try:
@@ -560,7 +660,7 @@ def _settings(model: type[_AnySettings], config: Path | None, flags: dict[str, A
     """Defaults < YAML file < flags; a flag that was not given is None."""
     from pydantic import ValidationError
 
-    given = _merge(_read_config(config) if config else {}, flags)
+    given = _merge(read_settings_file(config) if config else {}, flags)
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -569,26 +669,9 @@ def _settings(model: type[_AnySettings], config: Path | None, flags: dict[str, A
         raise SettingsError(
             f"{where}: {first['msg']}.",
             expected=f"settings of {model.__name__}: {', '.join(model.model_fields)}",
-            received=f"{first['input']!r}",
+            received=shortened(first["input"]),
             remedy="correct the flag or the settings file; `leukolens VERB --help` lists them",
         ) from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        read = str(error)
-    if not isinstance(read, dict):
-        raise SettingsError(
-            f"{path} holds no settings.",
-            expected="a YAML mapping of setting names to values",
-            received=f"{read!r}",
-            remedy="correct the file, or leave --config out",
-        )
-    return read
 
 
 def _merge(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from leukolens.data.cnmc_2019 import C_NMC_2019, class_of, is_complete
+from leukolens.data.cnmc_2019 import C_NMC_2019, class_of, differences, is_complete
 from leukolens.data.manifest import merge_subjects
 
 LISTING = Path(__file__).parents[3] / "shared" / "data" / "c-nmc-2019-manifest.csv.gz"
@@ -82,6 +82,23 @@ def test_anything_else_is_not_the_whole_set(images: pd.DataFrame) -> None:
     assert not is_complete(images.assign(subject=images["subject"].replace("57", "157")))
     assert not is_complete(images.assign(subject=pd.NA))
     assert not is_complete(images.iloc[:0])
+
+
+def test_differences_are_said_in_words(images: pd.DataFrame) -> None:
+    assert differences(images) == []
+    one_less = images.drop(images[(images["subject"] == "57") & (images["part"] == "preliminary")].index[0])
+    assert differences(one_less) == ["preliminary, ALL, subject 57: 261 cells, 262 expected"]
+    assert differences(images[images["part"] != "final"]) == ["final test: 0 images, 2586 expected"]
+    other = images.assign(subject=images["subject"].replace("H3", "H33"))
+    assert differences(other) == [
+        "fold_2, HEM, subject H3: 0 cells, 36 expected",
+        "fold_2, HEM, subject H33: 36 cells, 0 expected",
+    ]
+    unlabelled = images.assign(label=images["label"].where(images["subject"] != "59"))
+    assert differences(unlabelled) == [
+        "preliminary, no class, subject 59: 12 cells, 0 expected",
+        "preliminary, ALL, subject 59: 0 cells, 12 expected",
+    ]
 
 
 @needs_listing
