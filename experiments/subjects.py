@@ -194,6 +194,7 @@ def _paint(figure: Figure, record: Record) -> None:
         axes.plot(groups[-1] + 2, by_image, marker="D", markersize=5, color=line.get_color())
     last = max(int(row["groups"]) for row in record["rows"] if row["protocol"] == "subject")
     axes.annotate("split by image", (last + 2, 0.99), ha="center", va="top", fontsize=8, xycoords=("data", "axes fraction"))
+    axes.margins(y=0.12)
     axes.set_xlabel("subject groups learned from")
     axes.set_ylabel("AUROC on cells of other subjects")
     axes.legend(frameon=False, fontsize=8)
