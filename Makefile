@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
+# Tests compute in one thread each; a worker takes up to 2 GiB.
+WORKERS ?= 2
 VENV_BENCH := .venv-bench
 STAMP_BENCH := $(VENV_BENCH)/.installed
 
@@ -25,11 +27,11 @@ demo: $(STAMP)  ## Compare the five networks on synthetic cells; ends with the p
 	$(BIN)/leukolens compare $(DEMO)/phantom_C-NMC_Leukemia --config configs/demo.yaml --out $(DEMO)/results
 	@echo "open $(CURDIR)/$(DEMO)/results/report.html"
 
-test: $(STAMP)  ## Run all tests
-	$(BIN)/python -m pytest -q
+test: $(STAMP)  ## Run all tests, WORKERS at a time
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-fast: $(STAMP)  ## Run the tests that take less than about ten seconds each
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
 
 lint: $(STAMP)  ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check src tests docs benchmarks experiments

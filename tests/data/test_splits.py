@@ -70,7 +70,8 @@ def manifest_of(cells: Iterable[Cell], classes: Iterable[str] | None = None) -> 
         if name not in frame:
             frame[name] = 1
     names = sorted({cell.label for cell in cells if cell.label}) if classes is None else list(classes)
-    return Manifest(frame[list(MANIFEST_COLUMNS)].astype(dict(MANIFEST_COLUMNS)), {"classes": names, "root": "."})
+    record = {"classes": names, "root": ".", "positive": names[:1], "canvas_px": [1, 1], "synthetic": False, "flow": {}}
+    return Manifest(frame[list(MANIFEST_COLUMNS)].astype(dict(MANIFEST_COLUMNS)), record)
 
 
 def cohort(subjects: dict[str, int], label: str, **more: str) -> list[Cell]:

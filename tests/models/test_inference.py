@@ -136,15 +136,6 @@ def test_memory_is_kept_from_the_first_preparation_on(lite0: Classifier, monkeyp
     assert calls == ["tuned"]
 
 
-def test_nothing_is_reported_to_the_maker_of_the_engine(lite0: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    telemetry = pytest.importorskip("openvino_telemetry")
-    sent: list[object] = []
-    for name in ("send_event", "start_session", "send_error", "send_stack_trace"):
-        monkeypatch.setattr(telemetry.Telemetry, name, lambda *given, **named: sent.append(given))
-    compiled(lite0)
-    assert sent == []
-
-
 def _real_cells(per_class: int, side_px: int) -> tuple[Tensor, NDArray[np.int64]]:
     """Evenly spread labelled cells, resized: uint8 [2 per_class, 3, side, side] and 1 for ALL, 0 for HEM."""
     rows = [row for row in find_layout(REAL_CELLS).rows if row.label is not None]
