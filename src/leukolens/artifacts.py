@@ -73,6 +73,11 @@ _HASH_BLOCK_BYTES = 1 << 20
 # The largest JSON file of ours is a decision with a score for each validation image: 1.5 million of them fit.
 _MOST_JSON_BYTES = 64 << 20
 
+_WHO_WRITES = {
+    MANIFEST_FILE: "run `leukolens index FOLDER` on a folder of images first, or correct the path",
+    SPLITS_FILE: "run `leukolens split` first, or correct the path",
+}
+
 Record = dict[str, Any]
 
 MANIFEST_COLUMNS: Mapping[str, str] = {
@@ -289,7 +294,7 @@ def read_table(path: Path, columns: Mapping[str, str]) -> tuple[pd.DataFrame, Re
             f"{path} does not exist.",
             expected=f"a file named {path.name}",
             received="nothing at that path",
-            remedy="run the verb that writes it (index, split, train or predict), or correct the path",
+            remedy=_WHO_WRITES.get(path.name, "run the verb that writes it, or correct the path"),
         )
     try:
         table = pq.read_table(path)

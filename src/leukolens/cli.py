@@ -666,9 +666,11 @@ def _settings(model: type[_AnySettings], config: Path | None, flags: dict[str, A
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the settings"
+        wanted = first["msg"].removeprefix("Input should be ")
+        is_value = wanted != first["msg"]
         raise SettingsError(
             f"{where}: {first['msg']}.",
-            expected=f"settings of {model.__name__}: {', '.join(model.model_fields)}",
+            expected=wanted if is_value else f"settings of {model.__name__}: {', '.join(model.model_fields)}",
             received=shortened(first["input"]),
             remedy="correct the flag or the settings file; `leukolens VERB --help` lists them",
         ) from error

@@ -49,10 +49,9 @@ from leukolens.settings import CrossvalSettings, PredictSettings, SplitSettings,
 from leukolens.training.deciding import DecisionData, Logits, bank_of, fit_on_validation, validation_scores
 from leukolens.training.features import VIEWS, FeatureExtractor, Features, frozen_features
 from leukolens.training.head import FittedHead, Side, fit_head, linear_logits
-from leukolens.training.runs import Run
+from leukolens.training.runs import KEY_FILE, Run
 from leukolens.training.train import (
     CACHE_FOLDER,
-    KEY_FILE,
     Task,
     build,
     check_key,

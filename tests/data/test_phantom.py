@@ -228,7 +228,7 @@ def test_like_a_published_set_is_indexed_as_that_set_is(like, tmp_path):
 def test_like_a_published_set_and_a_small_one_do_not_mix(like):
     with pytest.raises(SettingsError) as caught:
         phantom(like.parent, SETTINGS)
-    assert caught.value.received == "another phantom: {'like': 'c-nmc-2019', 'seed': 0}"
+    assert caught.value.received == "another phantom: like c-nmc-2019, seed 0"
     assert phantom(like.parent, LIKE) == like
 
 
@@ -257,8 +257,8 @@ def test_existing_other_set_is_refused(root):
         phantom(root.parent, PhantomSettings(cells=60, subjects=12, seed=4))
     assert str(caught.value) == (
         f"{root} exists already.\n"
-        "  expected: nothing there, or the phantom of {'cells': 60, 'subjects': 12, 'seed': 4}\n"
-        "  received: another phantom: {'cells': 60, 'subjects': 12, 'seed': 3}\n"
+        "  expected: nothing there, or the phantom of cells 60, subjects 12, seed 4\n"
+        "  received: another phantom: cells 60, subjects 12, seed 3\n"
         "  remedy:   write to another folder, or move this one away"
     )
 

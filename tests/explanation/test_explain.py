@@ -156,6 +156,7 @@ def test_training_images_are_explained_when_all_are_asked_for(head_run: Run, coh
     asked = SMALL.model_copy(update={"images": (name,)})
     with pytest.raises(SettingsError, match="No image to explain is called"):
         explain(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache, asked)
+    assert list(tmp_path.iterdir()) == []
     table = explain(head_run, cohort.manifest, None, tmp_path, cohort.cache, asked).table
     assert table["side"].tolist() == ["train", "train"]
 

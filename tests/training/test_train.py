@@ -138,10 +138,18 @@ def test_folder_without_a_run_raises(tmp_path: Path, exists: bool) -> None:
         Run.load(folder)
     assert str(caught.value) == (
         f"{folder} holds no finished run.\n"
-        "  expected: a folder with run.json and weights.safetensors\n"
-        f"  received: {'a folder without them' if exists else 'no folder at that path'}\n"
-        "  remedy:   run `leukolens train` with this folder as --out; an interrupted training goes on"
+        "  expected: a run directory or a bundle, with run.json and weights.safetensors\n"
+        f"  received: {'a folder without run.json and weights.safetensors' if exists else 'no folder at that path'}\n"
+        "  remedy:   correct the path; `leukolens train` makes a run, `leukolens export` a bundle of it"
     )
+
+
+def test_folder_above_a_run_and_one_of_a_broken_training_say_what_to_do(head_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=f"name the run itself, as in {head_run.folder}"):
+        Run.load(head_run.folder.parent)
+    shutil.copy(head_run.folder / "key.json", tmp_path)
+    with pytest.raises(RunError, match="the same `leukolens train` command goes on"):
+        Run.load(tmp_path)
 
 
 def test_paths_will_do_and_the_cache_lies_beside_the_run(cohort: Any, tiny: TrainSettings, tmp_path: Path) -> None:

@@ -141,6 +141,10 @@ def _said(settings: PhantomSettings) -> Record:
     return settings.model_dump(include=set(names))
 
 
+def _in_words(said: object) -> str:
+    return ", ".join(f"{name} {value}" for name, value in said.items()) if isinstance(said, dict) else str(said)
+
+
 def _check_same(root: Path, settings: PhantomSettings) -> None:
     """Raise unless `root` is exactly what these settings write, by its marker and the names and sizes of its files."""
     if not (root / MARKER_FILE).is_file():
@@ -148,12 +152,12 @@ def _check_same(root: Path, settings: PhantomSettings) -> None:
     elif (found := read_json(root / MARKER_FILE)) == _marker(root, settings):
         return
     elif not isinstance(found, dict) or found.get("settings") != _said(settings):
-        received = f"another phantom: {found.get('settings') if isinstance(found, dict) else found}"
+        received = f"another phantom: {_in_words(found.get('settings')) if isinstance(found, dict) else found}"
     else:
         received = "a phantom of these settings whose files were changed or that another version wrote"
     raise SettingsError(
         f"{root} exists already.",
-        expected=f"nothing there, or the phantom of {_said(settings)}",
+        expected=f"nothing there, or the phantom of {_in_words(_said(settings))}",
         received=received,
         remedy="write to another folder, or move this one away",
     )

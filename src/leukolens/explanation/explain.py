@@ -21,10 +21,10 @@ from leukolens.decision.rule import UNLIKE_TRAINING, Decision
 from leukolens.explanation.loose import LIBRARY, Explainer
 from leukolens.explanation.pictures import Explanation as Explanation
 from leukolens.explanation.pictures import Material, write_pictures
-from leukolens.explanation.selection import chosen, with_margin
+from leukolens.explanation.selection import check_named, chosen, with_margin
 from leukolens.explanation.wording import summary_lines as summary_lines
 from leukolens.models.compute import tune_allocator
-from leukolens.prediction.predict import check_classes, predict, predict_once
+from leukolens.prediction.predict import check_classes, predict, predict_once, rows_to_score
 from leukolens.progress import logger
 from leukolens.settings import ExplainSettings, PredictSettings
 from leukolens.training.runs import Run
@@ -69,6 +69,8 @@ def explain(
         cache_dir or run.folder.parent / CACHE_FOLDER,
     )
     check_classes(run, given.manifest)
+    # Before anything is computed or written.
+    check_named(rows_to_score(run, given.manifest, given.splits), settings)
     explainer = Explainer(run, settings)
     predictions = _scored(run, given, settings)
     rows = _chosen_rows(predictions, explainer, settings)

@@ -48,6 +48,12 @@ def chosen(table: pd.DataFrame, settings: ExplainSettings) -> pd.DataFrame:
     return rows.sort_values(["margin", "image"]).reset_index(drop=True)
 
 
+def check_named(table: pd.DataFrame, settings: ExplainSettings) -> None:
+    """Raise the SettingsError of `chosen` where `settings.images` name none of the images in `table`, or too many."""
+    if settings.images:
+        _named(table, settings.images)
+
+
 def _named(table: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
     wanted: set[str] = set()
     for pattern in patterns:

@@ -77,7 +77,7 @@ def sheet_notes(record: Record) -> list[str]:
     threshold = record["decisions"][0]["threshold"]
     rule = "the highest score decides"
     if threshold is not None:
-        rule = f"called {record['positive'][0]} from a score of {threshold:.2f}"
+        rule = f"called {record['positive'][0]} from a probability of {threshold:.3f}"
     optimistic = " (optimistic)" if record["optimistic"] else ""
     asked = {"gradcam": f"Grad-CAM: where the picture speaks for {asked_of(record)} more than black would.",
              "eigencam": "Eigen-CAM: the main pattern in the features, whatever the class."}  # fmt: skip

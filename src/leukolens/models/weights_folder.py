@@ -14,6 +14,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from leukolens.artifacts import atomic_path, hash_file, read_json, write_json
+from leukolens.errors import WeightsError
 from leukolens.models.architectures import FIVE_ARCHITECTURES, Architecture, find_architecture
 from leukolens.models.classifier import Backbone
 from leukolens.models.weights import INDEX_FILE, PretrainedWeights, find_file, find_weights
@@ -64,7 +65,12 @@ def _fetch(row: Architecture, folder: Path) -> Architecture:
     if row.builder in index and find_file(row, folder) is not None:
         logger.info("%s: there already", row.display_name)
         return row
-    found = find_weights(row, TrainSettings(weights="pretrained"))
+    try:
+        found = find_weights(row, TrainSettings(weights="pretrained"))
+    except WeightsError as error:
+        # Its own remedy is for who trains.
+        remedy = "run this on a machine with a network and copy the folder here; interrupted, the same command goes on"
+        raise WeightsError(error.what, expected=error.expected, received=error.received, remedy=remedy) from error
     path = folder / f"{found.architecture.builder}.safetensors"
     _save(found, path)
     write_json(folder / INDEX_FILE, {**index, found.architecture.builder: _entry(found, path)})

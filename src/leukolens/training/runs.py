@@ -32,6 +32,8 @@ from leukolens.training.run_records import check_run_record
 
 TRAINING_IMAGES_FILE = "training_images.csv"
 SEEN_BEFORE_FILE = "seen_before.csv"
+KEY_FILE = "key.json"
+"""What a training is asked for, written when it begins: without run.json beside it, it has not ended."""
 
 _CELL_COLUMNS = ("image", "side", "group", "pixel_hash")
 _SHOWN = 200
@@ -55,13 +57,8 @@ class Run:
         # Whatever bears that name: a list that cannot be read must not make a bundle a run that nobody checks.
         if os.path.lexists(folder / BUNDLE_FILE):
             check_bundle(folder)
-        if not (folder / RUN_FILE).is_file():
-            raise RunError(
-                f"{folder} holds no finished run.",
-                expected=f"a folder with {RUN_FILE} and {WEIGHTS_FILE}",
-                received="a folder without them" if folder.is_dir() else "no folder at that path",
-                remedy="run `leukolens train` with this folder as --out; an interrupted training goes on",
-            )
+        if missing := [name for name in (RUN_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
+            raise _no_model(folder, missing)
         return cls(folder, check_run_record(folder / RUN_FILE, read_json(folder / RUN_FILE)))
 
     @property
@@ -212,3 +209,19 @@ def with_group_names(seen: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     group_of = dict(zip(images["pixel_hash"], images["group"], strict=True))
     named = [group_of.get(group, group) for group in seen["group"]]
     return seen.assign(group=pd.Series(named, index=seen.index, dtype="string"))
+
+
+def _no_model(folder: Path, missing: list[str]) -> RunError:
+    below = sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
+    if below:
+        remedy = f"name the run itself, as in {below[0]}"
+    elif (folder / KEY_FILE).is_file():
+        remedy = "a training was interrupted here: the same `leukolens train` command goes on"
+    else:
+        remedy = "correct the path; `leukolens train` makes a run, `leukolens export` a bundle of it"
+    return RunError(
+        f"{folder} holds no finished run.",
+        expected=f"a run directory or a bundle, with {RUN_FILE} and {WEIGHTS_FILE}",
+        received=f"a folder without {' and '.join(missing)}" if folder.is_dir() else "no folder at that path",
+        remedy=remedy,
+    )

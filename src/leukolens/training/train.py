@@ -62,12 +62,11 @@ from leukolens.training.finetuning import (
 )
 from leukolens.training.head import FittedHead, Side, fit_head, linear_logits
 from leukolens.training.process_group import ProcessGroup, process_group
-from leukolens.training.runs import SEEN_BEFORE_FILE, TRAINING_IMAGES_FILE, Run
+from leukolens.training.runs import KEY_FILE, SEEN_BEFORE_FILE, TRAINING_IMAGES_FILE, Run
 from leukolens.training.selection import Epoch, Selection
 from leukolens.training.warm_start import find_start, refuse_seen
 
 CACHE_FOLDER = "cache"
-KEY_FILE = "key.json"
 
 _FINISHED = "finished"
 # Where weights come from and where they are computed with may change between two sittings; their hash may not.

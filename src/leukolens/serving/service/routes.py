@@ -156,7 +156,11 @@ def _summary_request(request: Request, body: bytes) -> schemas.SummaryRequest:
 def malformed_fields(errors: Sequence[Mapping[str, Any]]) -> RequestError:
     """Give the error for the first field that is wrong; what it holds is a stranger's text and not repeated."""
     where = ".".join(str(part) for part in errors[0]["loc"] if isinstance(part, int) or str(part).isidentifier())
-    return malformed("fields as /openapi.json describes them", f"{where or 'the body'}: {errors[0]['type']}")
+    # The library's own words where they say what may stand there; others may quote what does.
+    wanted = str(errors[0].get("msg", "")).removeprefix("Input should be ")
+    is_value = wanted != errors[0].get("msg", "")
+    expected = f"{where}: {wanted}" if is_value else "fields as /openapi.json describes them"
+    return malformed(expected, f"{where or 'the body'}: {errors[0]['type']}")
 
 
 def _single(upload: Upload) -> UploadedPicture:
