@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -64,3 +64,26 @@ def test_what_has_not_begun_is_not_begun_when_the_caller_stops() -> None:
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert len(begun) <= 8 * (1 * 2 + 1)
+
+
+def test_a_thread_of_the_pool_may_be_the_one_that_collects_it() -> None:
+    taken, closed = threading.Event(), threading.Event()
+    errors: list[BaseException | None] = []
+
+    def collect(item: int) -> int:
+        if item == 8 and taken.wait(10):
+            # As the garbage collector would, in whatever thread it happens to run.
+            try:
+                results.close()
+                errors.append(None)
+            except RuntimeError as error:
+                errors.append(error)
+            closed.set()
+        return item
+
+    results = in_order(collect, range(100), workers=1)
+    assert isinstance(results, Generator)
+    assert next(results) == 0
+    taken.set()
+    assert closed.wait(10)
+    assert errors == [None]

@@ -258,7 +258,7 @@ def test_sheet_says_of_each_cell_what_the_model_said(
     table = explain(head_run, cohort.manifest, cohort.splits, tmp_path, cohort.cache, SMALL).table
     _, title, notes, tiles = sheets[0]
     assert title == "test_resnet: what the score of ALL is sensitive to · 5 images"
-    assert notes[0].startswith("Least certain first; called ALL from a score of 0.")
+    assert notes[0].startswith("Least certain first; called ALL from a probability of 0.")
     assert notes[0].endswith("; split by subject; pretrained on: nothing: random weights.")
     assert notes[1].startswith("Grad-CAM: where the picture speaks for ALL more than black would. Eigen-CAM: ")
     rows = table[table["method"] == "eigencam"].to_dict("records")

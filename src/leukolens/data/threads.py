@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from threading import get_ident
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -38,15 +39,17 @@ def in_order(
     def run(task: list[Item]) -> list[Result]:
         return [function(item) for item in task]
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        try:
-            remaining = iter(items)
-            while task := list(islice(remaining, _ITEMS_PER_TASK)):
-                waiting.append(pool.submit(run, task))
-                if len(waiting) > workers * _TASKS_AHEAD_PER_WORKER:
-                    yield from waiting.popleft().result()
-            while waiting:
+    own: set[int] = set()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode", initializer=lambda: own.add(get_ident()))
+    try:
+        remaining = iter(items)
+        while task := list(islice(remaining, _ITEMS_PER_TASK)):
+            waiting.append(pool.submit(run, task))
+            if len(waiting) > workers * _TASKS_AHEAD_PER_WORKER:
                 yield from waiting.popleft().result()
-        finally:
-            # Where the caller stops early, what has not begun is not begun.
-            pool.shutdown(wait=True, cancel_futures=True)
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        # Where the caller stops early, what has not begun is not begun. If nobody closes the generator, the garbage collector
+        # does, in whichever thread it runs: one of the pool's own cannot wait for itself.
+        pool.shutdown(wait=get_ident() not in own, cancel_futures=True)
