@@ -268,18 +268,22 @@ def predict(
         raise typer.BadParameter("--workers, --cores-per-worker, --images-per-shard and --address go with --ray")
     flags = {"abstain": abstain, "tta": tta, "device": device, "engine": engine, "shards": shards}
     settings = _settings(PredictSettings, None, flags)
-    from leukolens.prediction.inputs import is_manifest
-
-    wants_manifest = splits is not None or every or ray
-    if len(inputs) > 1 and wants_manifest:
-        raise typer.BadParameter("--splits, --all and --ray go with one manifest and nothing else")
-    if not wants_manifest and (len(inputs) > 1 or not is_manifest(inputs[0])):
+    if not _is_one_manifest(inputs, splits is not None or every or ray, "--splits, --all and --ray"):
         _predict_inputs(run, inputs, out, settings)
         return
     manifest = Path(inputs[0])
     folder = manifest if manifest.is_dir() else manifest.parent
     score = _predict_in_shards if ray else _predict_manifest
     score(run, manifest, None if every else splits or folder, out, settings)
+
+
+def _is_one_manifest(inputs: list[str], is_wanted: bool, flags: str) -> bool:
+    """Whether a manifest was given and no loose images; `flags` are those that want one."""
+    from leukolens.prediction.inputs import is_manifest
+
+    if len(inputs) > 1 and is_wanted:
+        raise typer.BadParameter(f"{flags} go with one manifest and nothing else")
+    return is_wanted or (len(inputs) == 1 and is_manifest(inputs[0]))
 
 
 def _predict_manifest(run: Path, manifest: Path, splits: Path | None, out: Path | None, settings: PredictSettings) -> None:
@@ -348,12 +352,7 @@ def explain(
     flags = {"images": tuple(images) if images else None, "count": count, "methods": _names(method), "layer": layer,
              "target_class": target_class, "abstain": abstain, "device": device}  # fmt: skip
     settings = _settings(ExplainSettings, None, flags)
-    from leukolens.prediction.inputs import is_manifest
-
-    wants_manifest = splits is not None or every
-    if len(inputs) > 1 and wants_manifest:
-        raise typer.BadParameter("--splits and --all go with one manifest and nothing else")
-    if not wants_manifest and (len(inputs) > 1 or not is_manifest(inputs[0])):
+    if not _is_one_manifest(inputs, splits is not None or every, "--splits and --all"):
         _explain_inputs(run, inputs, out, settings)
         return
     from leukolens.explanation import explain as explanation

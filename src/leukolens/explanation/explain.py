@@ -69,8 +69,9 @@ def explain(
         cache_dir or run.folder.parent / CACHE_FOLDER,
     )
     check_classes(run, given.manifest)
-    # Before anything is computed or written.
-    check_named(rows_to_score(run, given.manifest, given.splits), settings)
+    if settings.images:
+        # Before anything is computed or written.
+        check_named(rows_to_score(run, given.manifest, given.splits), settings.images)
     explainer = Explainer(run, settings)
     predictions = _scored(run, given, settings)
     rows = _chosen_rows(predictions, explainer, settings)

@@ -48,10 +48,9 @@ def chosen(table: pd.DataFrame, settings: ExplainSettings) -> pd.DataFrame:
     return rows.sort_values(["margin", "image"]).reset_index(drop=True)
 
 
-def check_named(table: pd.DataFrame, settings: ExplainSettings) -> None:
-    """Raise the SettingsError of `chosen` where `settings.images` name none of the images in `table`, or too many."""
-    if settings.images:
-        _named(table, settings.images)
+def check_named(table: pd.DataFrame, patterns: Sequence[str]) -> None:
+    """Raise the SettingsError of `chosen` where a name or pattern fits no image in `table`, or they fit too many."""
+    _named(table, patterns)
 
 
 def _named(table: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
