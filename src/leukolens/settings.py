@@ -167,9 +167,15 @@ class TrainSettings(Settings):
     pooling: Pooling = "mean"
     """How the last feature map becomes features: its mean, its maximum and mean side by side (twice as many features), or
     its generalised mean of power 3."""
+    feature_stages: tuple[Positive, ...] = ()
+    """Stages whose maps are pooled, side by side, into the features, counted from 1 at the image and rising; the network is
+    cut after the last of them. Empty: its own end. On few subjects [1, 2] told more than the end (docs/results.md)."""
     head_solver: Literal["adamw", "lbfgs"] = "adamw"
     """How the head is fitted on frozen features: by `head_epochs` full steps of AdamW with dropout, or as logistic
     regression to its optimum, the L2 penalty chosen on validation."""
+    head_penalty: Annotated[float, Field(gt=0)] | None = None
+    """With lbfgs: the L2 penalty, in the mean loss per image and over 2, on standardised features; None chooses one on
+    validation."""
     head_views: Literal[1, 8] = 1
     """8 fits the head on frozen features of all flips and quarter turns of the training images, at 8 times the cost."""
     head_epochs: Positive = 200
@@ -216,6 +222,10 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSettings:
+        if list(self.feature_stages) != sorted(set(self.feature_stages)):
+            raise ValueError("feature_stages must rise, each named once: [1, 2]")
+        if self.head_penalty is not None and self.head_solver != "lbfgs":
+            raise ValueError("head_penalty needs head_solver lbfgs: AdamW's head has none")
         if self.swa_epochs == 1:
             raise ValueError("swa_epochs must be 0 (no average) or 2 or more: one epoch is no average")
         if self.swa_epochs and self.ema_decay:

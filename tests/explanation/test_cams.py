@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from leukolens.explanation.cams import Explained, LogOdds, class_maps, main_patt
 from leukolens.explanation.localisation import localise
 from leukolens.models.architectures import FIVE_ARCHITECTURES, Architecture, find_architecture
 from leukolens.models.classifier import build_classifier
-from leukolens.models.weights import find_weights
+from leukolens.models.weights import PretrainedWeights, find_weights
 from leukolens.settings import TrainSettings
 from leukolens.training.runs import Run
 
@@ -273,6 +275,21 @@ def test_a_random_head_changes_the_gradient_map_and_leaves_the_other(finetuned_r
     trained, forgetful = maps_of(finetuned_run, cells), maps_of(finetuned_run, cells, "head")
     np.testing.assert_array_equal(trained["eigencam"], forgetful["eigencam"])
     assert abs(mean_rank_correlation(trained["gradcam"], forgetful["gradcam"], cells)) < 0.9
+
+
+def test_network_cut_after_a_stage_is_mapped_there_and_answers_the_same(
+    random_weights: Callable[[str], PretrainedWeights], cells: Any
+) -> None:
+    weights = random_weights("densenet121")
+    row = weights.architecture.as_wished(TrainSettings(feature_stages=(1, 2)))
+    classifier = build_classifier(replace(weights, architecture=row), Preprocessing((48, 48), 256), 2, 0.2, 0)
+    nn.init.normal_(classifier.head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = FOR_ALL(classifier(torch.from_numpy(cells).permute(0, 3, 1, 2))).sigmoid().numpy()
+    found = class_maps(Explained(classifier, row), FOR_ALL, cells, BOTH)
+    assert found.probability == pytest.approx(wanted, abs=1e-4)
+    assert found.maps["gradcam"].shape == (len(cells), 256, 256)
+    assert found.maps["eigencam"].max() == pytest.approx(1.0, abs=1e-3)
 
 
 # Real cells

@@ -107,3 +107,77 @@ def test_network_whose_stages_nobody_has_named_says_so(changes: dict[str, Any], 
     )
     check_stages(find_architecture("timm:test_resnet"), TrainSettings(finetune_epochs=0, **changes))
     check_stages(find_architecture("resnet50"), TrainSettings(**changes))
+
+
+# Feature stages
+
+
+def maps_by_hooks(name: str, images: torch.Tensor) -> tuple[Backbone, list[torch.Tensor]]:
+    """The whole network, and what each of its stages gives, rectified, caught on the way."""
+    backbone = Backbone(ARCHITECTURES[name], INPUT_PX).eval()
+    caught: list[torch.Tensor] = []
+    for parts in backbone.stage_modules():
+        # A copy: the next layer may write into it.
+        parts[-1].register_forward_hook(lambda _layer, _given, found: caught.append(found.clone().relu()))
+    with torch.inference_mode():
+        backbone(images)
+    return backbone, caught
+
+
+@pytest.mark.parametrize("stages", [(1,), (1, 2), (2, 4), (1, 2, 3, 4)])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_features_of_stages_are_what_the_whole_network_gives_there(name: str, stages: tuple[int, ...]) -> None:
+    images = torch.randn(2, 3, INPUT_PX, INPUT_PX, generator=torch.Generator().manual_seed(0))
+    whole, caught = maps_by_hooks(name, images)
+    cut = Backbone(ARCHITECTURES[name].as_wished(TrainSettings(feature_stages=stages)), INPUT_PX).eval()
+    cut.load(whole.network.state_dict())
+    with torch.inference_mode():
+        features = cut(images)
+    wanted = torch.cat([caught[number - 1].mean(dim=(2, 3)) for number in stages], dim=1)
+    torch.testing.assert_close(features, wanted)
+    assert cut.width == wanted.shape[1]
+    # Nothing behind the last stage is left, and every weight belongs to a stage.
+    of_stages = [weight for parts in cut.stage_modules() for part in parts for weight in part.parameters()]
+    assert [id(weight) for weight in of_stages] == [id(weight) for weight in cut.parameters()]
+    assert len(cut.stages) == stages[-1]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_last_stage_is_the_networks_own_end(name: str) -> None:
+    images = torch.randn(2, 3, INPUT_PX, INPUT_PX, generator=torch.Generator().manual_seed(0))
+    row = ARCHITECTURES[name]
+    whole, caught = maps_by_hooks(name, images)
+    cut = Backbone(row.as_wished(TrainSettings(feature_stages=(len(row.stages),))), INPUT_PX).eval()
+    cut.load(whole.network.state_dict())
+    assert cut.width == WIDTHS[name]
+    assert {key for key, _ in cut.named_parameters()} == {key for key, _ in whole.named_parameters()}
+    with torch.inference_mode():
+        torch.testing.assert_close(cut(images), caught[-1].mean(dim=(2, 3)))
+
+
+def test_row_as_wished_says_that_it_is_another_network() -> None:
+    row = ARCHITECTURES["resnet50"].as_wished(TrainSettings(feature_stages=(1, 2), pooling="gem"))
+    assert (row.display_name, row.cam_layer, row.pooling) == ("ResNet-50 (stages 1+2)", "layer1", "gem")
+    assert ARCHITECTURES["resnet50"].as_wished(TrainSettings()) == ARCHITECTURES["resnet50"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "known"),
+    [("alexnet", 5, "stages 1 to 4"), ("timm:test_resnet", 1, "none, since nobody has named its stages")],
+)
+def test_stage_that_is_not_there_is_refused(name: str, stage: int, known: str) -> None:
+    row = find_architecture(name)
+    with pytest.raises(SettingsError) as caught:
+        row.as_wished(TrainSettings(feature_stages=(stage,)))
+    assert str(caught.value) == (
+        f"{row.display_name} has no stage {stage} to take features from.\n"
+        f"  expected: {known}\n"
+        f"  received: feature_stages [{stage}]\n"
+        "  remedy:   correct feature_stages or leave it out, which takes the features from the network's end"
+    )
+
+
+@pytest.mark.parametrize("stages", [(2, 1), (1, 1), (0,), (-1, 2)])
+def test_stages_that_do_not_rise_are_refused(stages: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="feature_stages"):
+        TrainSettings(feature_stages=stages)

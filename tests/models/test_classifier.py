@@ -13,6 +13,7 @@ from leukolens.errors import SettingsError, WeightsError
 from leukolens.models.architectures import find_architecture
 from leukolens.models.classifier import Backbone, Classifier, Normalise, build_classifier, hash_backbone, pool
 from leukolens.models.weights import PretrainedWeights
+from leukolens.settings import TrainSettings
 
 PREPROCESSING = Preprocessing((48, 48), 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -185,6 +186,36 @@ def test_network_without_a_map_of_features_cannot_be_pooled(name: str, side_px: 
 
 
 # Stages
+
+
+# The whole AlexNet cannot read 32 px.
+LARGER = replace(PREPROCESSING, input_px=64)
+
+
+def test_cut_network_takes_the_whole_ones_weights_and_misses_none_of_its_own(
+    random_weights: Callable[[str], PretrainedWeights],
+) -> None:
+    weights = random_weights("alexnet")
+    row = weights.architecture.as_wished(TrainSettings(feature_stages=(1, 2)))
+    whole = build_classifier(weights, LARGER, 2, 0.2, 0)
+    state = {**whole.backbone.network.state_dict(), "classifier.1.weight": torch.zeros(3, 3)}
+    cut = build_classifier(replace(weights, architecture=row, state=state), LARGER, 2, 0.2, 1)
+    assert cut.head.in_features == 64 + 192
+    for name, tensor in cut.backbone.network.state_dict().items():
+        assert torch.equal(tensor, state[name])
+    of_two_layers = {f"features.{number}.{kind}" for number in (0, 3) for kind in ("weight", "bias")}
+    assert set(cut.backbone.network.state_dict()) == of_two_layers
+    del state["features.3.bias"]
+    with pytest.raises(WeightsError, match=r"received: missing features\.3\.bias; not known none"):
+        build_classifier(replace(weights, architecture=row, state=state), LARGER, 2, 0.2, 1)
+
+
+def test_hash_tells_stages_apart(random_weights: Callable[[str], PretrainedWeights]) -> None:
+    weights = random_weights("alexnet")
+    rows = [weights.architecture.as_wished(TrainSettings(feature_stages=stages)) for stages in ((1, 2), (2,))]
+    one, other = (build_classifier(replace(weights, architecture=row), LARGER, 2, 0.2, 0) for row in rows)
+    assert one.backbone.state_dict().keys() == other.backbone.state_dict().keys()
+    assert hash_backbone(one) != hash_backbone(other)
 
 
 STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))

@@ -188,3 +188,15 @@ def test_compiled_features_are_pooled_as_wished(
     wanted = EagerEngine(classifier, EAGER)(levels)
     assert relative_error(compiled(classifier)(levels), wanted) < 1e-4
     assert relative_error(compiled(classifier, COMPILED_BF16)(levels), wanted) < 0.15
+
+
+@pytest.mark.parametrize("name", ["alexnet", "densenet121", "resnet50", "tf_efficientnet_lite0"])
+def test_compiled_features_are_those_of_the_stages(
+    name: str, random_weights: Callable[[str], PretrainedWeights], levels: Tensor
+) -> None:
+    weights = random_weights(name)
+    wished = replace(weights, architecture=weights.architecture.as_wished(TrainSettings(feature_stages=(1, 2))))
+    classifier = build_classifier(wished, Preprocessing((64, 64), SIDE_PX, weights.mean, weights.std), 2, 0.2, 0)
+    wanted = EagerEngine(classifier, EAGER)(levels)
+    assert relative_error(compiled(classifier)(levels), wanted) < 1e-4
+    assert relative_error(compiled(classifier, COMPILED_BF16)(levels), wanted) < 0.15

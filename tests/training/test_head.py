@@ -140,6 +140,14 @@ def test_penalty_is_chosen_on_validation_and_an_epoch_is_a_penalty() -> None:
     assert fit_head(side(60, 0), side(30, 1), 2, SETTINGS).penalty is None
 
 
+def test_penalty_that_is_given_is_the_only_one() -> None:
+    settings = LBFGS.model_copy(update={"head_penalty": 0.02})
+    fitted = fit_head(side(60, 0), side(30, 1), 2, settings)
+    assert (fitted.penalty, len(fitted.epochs)) == (0.02, 1)
+    with pytest.raises(ValueError, match="head_penalty needs head_solver lbfgs"):
+        TrainSettings(head_penalty=0.02)
+
+
 def test_of_penalties_that_judge_alike_the_strongest_is_kept() -> None:
     # Features without any content: every penalty gives the same head.
     empty = Side(np.ones((9, 5), np.float32), side(9, 0).labels)

@@ -612,6 +612,24 @@ def test_pooling_is_that_of_the_run_wherever_it_is_asked(
     np.testing.assert_allclose(scored.table["score_ALL"], torch.softmax(logits, dim=1)[:, 1], atol=1e-3)
 
 
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_network_cut_after_a_stage_is_that_wherever_it_is_asked(
+    cohort: Any, tiny: TrainSettings, tmp_path: Path, epochs: int
+) -> None:
+    cut = tiny.model_copy(update={"architecture": "alexnet", "input_px": 64, "feature_stages": (1, 2)})
+    settings = cut.model_copy(update={"finetune_epochs": epochs, "precision": "fp32"})
+    run = train(cohort.manifest, cohort.splits, tmp_path / "run", settings, cohort.cache)
+    assert run.record["display_name"] == "AlexNet (stages 1+2)"
+    again = Run.load(run.folder).classifier()
+    assert again.head.in_features == 64 + 192
+    scored = predict(run, cohort.manifest, cohort.splits, tmp_path / "scores", cohort.cache)
+    pixels = cache_pixels(cohort.manifest, cohort.cache, run.preprocessing)
+    levels = to_levels(pixels.pixels[pixels.rows_of(list(scored.table["image"]))], "cpu")
+    with torch.inference_mode():
+        logits = again(levels).double() / run.decision_record["temperature"]
+    np.testing.assert_allclose(scored.table["score_ALL"], torch.softmax(logits, dim=1)[:, 1], atol=1e-3)
+
+
 @pytest.mark.parametrize("solver", ["adamw", "lbfgs"])
 def test_head_is_fitted_on_all_views_of_the_training_images(
     cohort: Any, tiny: TrainSettings, pixels: PixelCache, tmp_path: Path, solver: str
@@ -640,7 +658,7 @@ def test_directory_of_an_earlier_version_was_made_with_todays_defaults(
 ) -> None:
     copy = Path(shutil.copytree(head_run.folder, tmp_path / "run"))
     key = read_json(copy / "key.json")
-    for name in ("trainable", "pooling", "ema_decay", "head_views"):
+    for name in ("trainable", "pooling", "ema_decay", "head_views", "feature_stages", "head_penalty"):
         del key["settings"][name]
     del key["settings"]["augmentation"]["rotate"]
     write_json(copy / "key.json", key)

@@ -24,7 +24,6 @@ from leukolens.decision.rule import Decision
 from leukolens.errors import ImageError, SettingsError
 from leukolens.explanation.localisation import localise
 from leukolens.explanation.overlays import WARNING, overlaid
-from leukolens.models.architectures import find_architecture
 from leukolens.models.compute import tune_allocator
 from leukolens.progress import logger
 from leukolens.settings import CamMethod, ExplainSettings
@@ -96,9 +95,8 @@ class Explainer:
         self.decision = self.run.decision()
         self.classes = asked_classes(self.decision, self.settings.target_class)
         self.side_px = self.run.preprocessing.input_px
-        architecture = find_architecture(self.run.record["weights"]["architecture"])
         device = self.run.compute(self.settings.device).device
-        self.explained = Explained(self.run.classifier(), architecture, self.settings.layer, device)
+        self.explained = Explained(self.run.classifier(), self.run.architecture, self.settings.layer, device)
         positions = tuple(self.decision.classes.index(name) for name in self.classes)
         self.target = LogOdds(positions, self.decision.temperature)
         self.black = see_black(self.explained, self.side_px)

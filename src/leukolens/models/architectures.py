@@ -5,7 +5,7 @@ In: a name from the command line. Out: an Architecture. Writes: nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from leukolens.errors import SettingsError
@@ -21,8 +21,9 @@ class Architecture:
     `trunk` names the children of the library's network that lead from the image to its last feature map, which is then
     pooled; empty means that the library does both by itself. `stages` names the parts with weights, stage by stage from
     the image on: a stage works at one scale of the image, and the last is what `last_block` trains; empty where nobody
-    has said. `stand_in` names the row whose packaged or local weights may be used where this row's own are not to be had.
-    `pooling` is no part of the row but of what was wished (`TrainSettings`).
+    has said; where `trunk` is empty, one part leads to the next and nothing lies between. `stand_in` names the row whose
+    packaged or local weights may be used where this row's own are not to be had. `pooling` and `feature_stages` are no part
+    of the row but of what was wished (`as_wished`).
     """
 
     name: str
@@ -48,6 +49,23 @@ class Architecture:
     """Test accuracy on C-NMC in the document that this project starts from, split at random by image."""
     stand_in: str | None = None
     pooling: Pooling = "mean"
+    feature_stages: tuple[int, ...] = ()
+
+    def as_wished(self, settings: TrainSettings) -> Architecture:
+        """The row with the pooling and the feature stages of the settings; raises SettingsError where it lacks such a stage."""
+        wished = replace(self, pooling=settings.pooling)
+        if not settings.feature_stages:
+            return wished
+        _check_there(self, settings.feature_stages)
+        return replace(
+            wished,
+            # It is another network, which a reader of any table must see.
+            display_name=f"{self.display_name} (stages {'+'.join(map(str, settings.feature_stages))})",
+            feature_stages=settings.feature_stages,
+            # What a stage gives is rectified before it is pooled: some rows' stages end before their ReLU.
+            final_relu=True,
+            cam_layer=self.stages[settings.feature_stages[-1] - 1][-1],
+        )
 
 
 _ROWS = (
@@ -192,6 +210,17 @@ def check_stages(architecture: Architecture, settings: TrainSettings) -> None:
             expected=f"one of {named}, or trainable all and layer_decay 1",
             received=" and ".join(wished),
             remedy="leave these settings out, or add the network's row, with its stages, to models/architectures.py",
+        )
+
+
+def _check_there(architecture: Architecture, feature_stages: tuple[int, ...]) -> None:
+    if feature_stages[-1] > len(architecture.stages):
+        known = f"stages 1 to {len(architecture.stages)}" if architecture.stages else "none, since nobody has named its stages"
+        raise SettingsError(
+            f"{architecture.display_name} has no stage {feature_stages[-1]} to take features from.",
+            expected=known,
+            received=f"feature_stages {list(feature_stages)}",
+            remedy="correct feature_stages or leave it out, which takes the features from the network's end",
         )
 
 

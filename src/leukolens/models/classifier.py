@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -49,15 +50,19 @@ class Backbone(nn.Module):
     def __init__(self, architecture: Architecture, input_px: int) -> None:
         super().__init__()
         self.trunk = architecture.trunk
-        self.stages = architecture.stages
+        self.stages = architecture.stages[: max(architecture.feature_stages, default=None)]
         self.final_relu = architecture.final_relu
         self.pooling = architecture.pooling
+        self.feature_stages = architecture.feature_stages
         self.network = _build_headless(architecture)
+        self.legs = _cut(self.network, architecture) if architecture.feature_stages else []
         self.frozen: list[nn.Module] = []
         self.width = self._measure_width(architecture, input_px)
 
     def forward(self, images: Tensor) -> Tensor:
         """Give pooled features of normalised images."""
+        if self.legs:
+            return torch.cat([pool(each, self.pooling) for each in self._stage_maps(images)], dim=1)
         if not self.trunk:
             found: Tensor = self.network(images)
             return found if self.pooling == "mean" else pool(found, self.pooling)
@@ -66,6 +71,14 @@ class Backbone(nn.Module):
         if self.final_relu:
             images = torch.relu(images)
         return pool(images, self.pooling)
+
+    def _stage_maps(self, images: Tensor) -> Iterator[Tensor]:
+        """What each feature stage gives, [batch, channels, height, width], rectified."""
+        for number, leg in enumerate(self.legs, start=1):
+            for name in leg:
+                images = self.network.get_submodule(name)(images)
+            is_last = number == len(self.legs)
+            yield torch.relu(images) if self.final_relu or not is_last else images
 
     def stage_modules(self) -> list[list[nn.Module]]:
         """The parts with weights of each stage, from the image on; none where the architecture names none."""
@@ -78,9 +91,10 @@ class Backbone(nn.Module):
             part.requires_grad_(False)
 
     def load(self, state: State) -> None:
-        """Load weights under the library's own names; the library's head is left out, anything else must fit."""
+        """Load weights under the library's own names; its head and what was cut off are left out, all else must fit."""
         wanted = self.network.state_dict()
-        kept = {name: tensor for name, tensor in state.items() if name.split(".")[0] not in _HEADS or name in wanted}
+        left_out = set(state) - set(wanted) if self.legs else {name for name in state if name.split(".")[0] in _HEADS}
+        kept = {name: tensor for name, tensor in state.items() if name not in left_out or name in wanted}
         counters = {name for name in wanted if name.endswith("num_batches_tracked")}
         missing, surplus = set(wanted) - set(kept) - counters, set(kept) - set(wanted)
         misshapen = {name for name in set(kept) & set(wanted) if kept[name].shape != wanted[name].shape}
@@ -113,7 +127,7 @@ class Backbone(nn.Module):
 
     def _check_map(self, architecture: Architecture, image: Tensor) -> None:
         """Raise SettingsError where a library's network that is to be pooled here gives no map to pool."""
-        if self.trunk or self.pooling == "mean":
+        if self.trunk or self.legs or self.pooling == "mean":
             return
         shape = tuple(self.network(image).shape)
         # Channels last, as some networks of timm have them, is no square in the last two.
@@ -178,11 +192,13 @@ def build_classifier(
 
 
 def hash_backbone(classifier: Classifier) -> str:
-    """SHA-256 over names and bytes of the backbone's tensors and its pooling: what its frozen features depend on."""
+    """SHA-256 over names and bytes of the backbone's tensors, pooling and stages: what its frozen features depend on."""
     digest = hashlib.sha256()
     # The mean adds nothing: features that were cached before there was a choice are still found.
     if classifier.backbone.pooling != "mean":
         digest.update(f"pooling {classifier.backbone.pooling}".encode())
+    if classifier.backbone.feature_stages:
+        digest.update(f"stages {classifier.backbone.feature_stages}".encode())
     for name, tensor in sorted(classifier.backbone.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -209,6 +225,27 @@ def _build_headless(architecture: Architecture) -> nn.Module:
     for name in [name for name, _ in network.named_children() if name not in architecture.trunk]:
         delattr(network, name)
     return network
+
+
+def _cut(network: nn.Module, architecture: Architecture) -> list[list[str]]:
+    """Take off what lies behind the last feature stage; names of the layers that lead to each one from the one before."""
+    layers = _layers(network, architecture)
+    ends = [layers.index(architecture.stages[number - 1][-1]) + 1 for number in architecture.feature_stages]
+    for name in layers[ends[-1] :]:
+        parent, _, child = name.rpartition(".")
+        delattr(network.get_submodule(parent), child)
+    return [layers[start:end] for start, end in pairwise([0, *ends])]
+
+
+def _layers(network: nn.Module, architecture: Architecture) -> list[str]:
+    """Dotted names of what leads from the image through the stages, weightless layers between their parts included."""
+    parts = [part for stage in architecture.stages for part in stage]
+    layers: list[str] = []
+    for name in architecture.trunk or parts:
+        is_taken_apart = any(part.startswith(f"{name}.") for part in parts)
+        children = [f"{name}.{child}" for child, _ in network.get_submodule(name).named_children()]
+        layers += children if is_taken_apart else [name]
+    return layers
 
 
 def _build_headless_timm(architecture: Architecture) -> nn.Module:

@@ -100,13 +100,11 @@ def find_file(architecture: Architecture, weights_dir: Path | None) -> WeightsFi
 def find_weights(architecture: Architecture, settings: TrainSettings) -> PretrainedWeights:
     """Find weights for one network as the settings say: folder, packaged file, download, or random ones.
 
-    Their architecture pools as the settings say. Raises WeightsError naming the file and where to put it; under the policy
+    Their architecture is `as_wished` by the settings. Raises WeightsError naming the file and where to put it; under the policy
     "available" goes on from random weights instead and says so in the note.
     """
     found = _find(architecture, settings)
-    if found.architecture.pooling == settings.pooling:
-        return found
-    return replace(found, architecture=replace(found.architecture, pooling=settings.pooling))
+    return replace(found, architecture=found.architecture.as_wished(settings))
 
 
 def _find(architecture: Architecture, settings: TrainSettings) -> PretrainedWeights:

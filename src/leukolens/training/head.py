@@ -137,13 +137,15 @@ def _fit_by_steps(data: _Standardised, classes: int, settings: TrainSettings) ->
 def _fit_to_the_optimum(data: _Standardised, classes: int, settings: TrainSettings) -> FittedHead:
     """Logistic regression with every penalty, the strongest first; of equals on validation the strongest is kept.
 
+    Where the settings name a penalty, it is the only one: on few subjects the choice is a draw of lots.
     An epoch is one penalty here. Neither dropout nor the other losses of the settings are used: the penalty is what keeps
     the head from learning the images by heart.
     """
     logistic = Logistic(data.x, data.y, classes, data.weights)
     epochs: list[Epoch] = []
     best, kept = Selection(), (data.x.new_zeros(()), data.x.new_zeros(()), math.nan)
-    for number, penalty in enumerate(PENALTIES, start=1):
+    penalties = PENALTIES if settings.head_penalty is None else (settings.head_penalty,)
+    for number, penalty in enumerate(penalties, start=1):
         began = time.perf_counter()
         weight, bias = logistic.fit(penalty)
         epoch = data.judged(number, weight, bias)

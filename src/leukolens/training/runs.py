@@ -8,7 +8,7 @@ of the run that it started from, if it did), `decision.json` and `outliers.safet
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +21,7 @@ from leukolens.data.preprocessing import Preprocessing
 from leukolens.decision.outliers import OutlierModel
 from leukolens.decision.rule import Decision
 from leukolens.errors import RunError
-from leukolens.models.architectures import find_architecture
+from leukolens.models.architectures import Architecture, find_architecture
 from leukolens.models.classifier import Backbone, Classifier
 from leukolens.models.compute import TORCH, Compute, choose_compute, choose_engine
 from leukolens.models.inference import Network
@@ -76,15 +76,19 @@ class Run:
         """Whether it was exported: sealed by the hashes of its files, so that nothing may be written into its folder."""
         return (self.folder / BUNDLE_FILE).is_file()
 
+    @property
+    def architecture(self) -> Architecture:
+        """The row of what was really built, with its pooling and feature stages."""
+        return find_architecture(self.record["weights"]["architecture"]).as_wished(self.settings)
+
     def compute(self, device: Device = "auto", engine: EngineChoice = "auto") -> Compute:
         """How to compute with it on this machine: its own precision where the device has it.
 
         Raises SettingsError where the device or the engine is not to be had.
         """
-        architecture = find_architecture(self.record["weights"]["architecture"])
         # Every engine but PyTorch needs a processor; who names one has chosen the device by that.
         on = "cpu" if device == "auto" and engine not in ("auto", TORCH) else device
-        chosen = choose_compute(architecture, self.settings.model_copy(update={"device": on}))
+        chosen = choose_compute(self.architecture, self.settings.model_copy(update={"device": on}))
         return choose_engine(chosen, engine, exported_engines(self.folder))
 
     def extractor(self, batch_size: int, device: Device = "auto", engine: EngineChoice = "auto") -> FeatureExtractor:
@@ -96,9 +100,8 @@ class Run:
 
     def classifier(self) -> Classifier:
         """Rebuild the network and load its weights."""
-        architecture = replace(find_architecture(self.record["weights"]["architecture"]), pooling=self.settings.pooling)
         with torch.random.fork_rng(devices=[]):
-            backbone = Backbone(architecture, self.preprocessing.input_px)
+            backbone = Backbone(self.architecture, self.preprocessing.input_px)
         classifier = Classifier(backbone, self.preprocessing, len(self.record["classes"]), self.settings.dropout)
         try:
             classifier.load_state_dict(load_file(_regular(self.folder / WEIGHTS_FILE)))

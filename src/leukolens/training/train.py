@@ -153,7 +153,7 @@ def train(
         LeakError, SplitError: the splits do not fit the manifest, or the run to start from has seen what they judge on.
         WeightsError: no pretrained weights are to be had.
         RunError: `out` was made with other data or settings, or is not the same folder in every process; the run to start
-            from is of another architecture or pooling.
+            from is of another architecture, pooling or stages.
     """
     tune_allocator()
     task = prepare(manifest, splits, Path(out), settings or TrainSettings(), cache_dir)

@@ -10,7 +10,6 @@ be trained on again, but never validated or tested on.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from leukolens.artifacts import TRAIN, WEIGHTS_FILE, Manifest, Splits, hash_file
@@ -29,7 +28,7 @@ def find_start(settings: TrainSettings) -> PretrainedWeights:
 
     Raises:
         WeightsError: no pretrained weights are to be had.
-        RunError: the run is of another architecture or pooling, or its backbone was never trained.
+        RunError: the run is of another architecture, pooling or stages, or its backbone was never trained.
     """
     if settings.start_from is None:
         return find_weights(find_architecture(settings.architecture), settings)
@@ -37,7 +36,7 @@ def find_start(settings: TrainSettings) -> PretrainedWeights:
     _check_fits(run, settings)
     before, preprocessing = run.record["weights"], run.preprocessing
     return PretrainedWeights(
-        architecture=replace(find_architecture(before["architecture"]), pooling=settings.pooling),
+        architecture=find_architecture(before["architecture"]).as_wished(settings),
         origin=f"run: {run.folder.name}",
         trained_on=f"{before['trained_on']}, then {_learned(run)}",
         mean=preprocessing.mean,
@@ -71,14 +70,14 @@ def refuse_seen(start: Path, manifest: Manifest, splits: Splits, folds: Iterable
 
 def _check_fits(run: Run, settings: TrainSettings) -> None:
     architecture = find_architecture(settings.architecture).name
-    wanted = f"a run of {architecture} with pooling {settings.pooling}"
-    found = f"a run of {run.record['architecture']} with pooling {run.settings.pooling}"
+    wanted = f"a run of {architecture} {_features_of(settings)}"
+    found = f"a run of {run.record['architecture']} {_features_of(run.settings)}"
     if found != wanted:
         raise RunError(
             f"{run.folder} cannot be started from.",
             expected=wanted,
             received=found,
-            remedy="correct start_from, or train with the architecture and pooling of that run",
+            remedy="correct start_from, or train with the architecture, pooling and feature_stages of that run",
         )
     if run.record["best_phase"] == "head":
         raise RunError(
@@ -87,6 +86,11 @@ def _check_fits(run: Run, settings: TrainSettings) -> None:
             received="a run whose head on frozen features was kept",
             remedy="leave start_from out, which starts from the same backbone, or fine-tune that run for longer",
         )
+
+
+def _features_of(settings: TrainSettings) -> str:
+    stages = f" of stages {list(settings.feature_stages)}" if settings.feature_stages else ""
+    return f"with pooling {settings.pooling}{stages}"
 
 
 def _learned(run: Run) -> str:

@@ -19,7 +19,6 @@ import numpy as np
 
 from leukolens import extras
 from leukolens.errors import RequestError, SettingsError
-from leukolens.models.architectures import find_architecture
 from leukolens.models.compute import tune_allocator
 from leukolens.prediction.scores_file import scores_schema
 from leukolens.prediction.stream import InputScorer, Picture
@@ -148,7 +147,6 @@ def _info(name: str, scorer: InputScorer) -> dict[str, Any]:
     """What /v1/models says of a model."""
     record, decision, said = scorer.run.record, scorer.decision, scorer.run.decision_record
     threshold, points = decision.threshold, decision.operating_points
-    architecture = find_architecture(record["weights"]["architecture"])
     caution = decision.caution(scorer.miscoverage)
     return {
         "name": name,
@@ -174,5 +172,5 @@ def _info(name: str, scorer: InputScorer) -> dict[str, Any]:
         "notes": [*decision.notes, *([caution] if caution else [])],
         "run_hash": record["run_hash"],
         "decision_hash": said["hash"],
-        "explain": bool(decision.positive and architecture.cam_layer) and extras.is_installed("pytorch_grad_cam"),
+        "explain": bool(decision.positive and scorer.run.architecture.cam_layer) and extras.is_installed("pytorch_grad_cam"),
     }
