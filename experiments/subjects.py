@@ -15,7 +15,6 @@ flatter.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,8 +28,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
+from tables import replace_between
 
-from leukolens.artifacts import Manifest, Record, Splits, write_json, write_text
+from leukolens.artifacts import Manifest, Record, Splits, write_json
 from leukolens.crossvalidation import frozen_feature_table
 from leukolens.data.manifest import index
 from leukolens.models.architectures import FIVE_ARCHITECTURES
@@ -38,8 +38,7 @@ from leukolens.reporting.drawing import draw_file
 from leukolens.settings import InputSettings, TrainSettings
 
 HERE = Path(__file__).parent
-PAGE, FIGURE = HERE.parent / "docs" / "results.md", HERE.parent / "docs" / "images" / "results-subjects.png"
-MARKS = "<!-- subjects: begin -->", "<!-- subjects: end -->"
+FIGURE = HERE.parent / "docs" / "images" / "results-subjects.png"
 POSITIVE = "ALL"
 SHORTCUT = ["area_px", "mean_red", "mean_green", "mean_blue"]
 SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -173,13 +172,8 @@ def render(record: Record) -> None:
             row["groups"]: f"{row['auroc']:.3f} ± {row['deviation']:.3f}" for row in record["rows"] if row["features"] == name
         }
         lines.append(f"| {name} | {' | '.join(cells.get(column, '–') for column in columns)} |")
-    begin, end = MARKS
     picture = "![AUROC over the number of subject groups learned from](images/results-subjects.png)"
-    body = f"{begin}\n{picture}\n\n" + "\n".join(lines) + f"\n{end}"
-    page, found = re.subn(f"(?s){begin}.*?{end}", lambda _: body, PAGE.read_text())
-    if found != 1:
-        raise SystemExit(f"{PAGE.name}: expected {begin} and {end} once, received {found} pairs; put them in place")
-    write_text(PAGE, page)
+    replace_between("subjects", f"{picture}\n\n" + "\n".join(lines))
     draw_file(FIGURE, (WIDTH_INCHES, HEIGHT_INCHES), lambda figure: _paint(figure, record))
 
 

@@ -30,15 +30,18 @@ ROW_INCHES, WIDTH_INCHES, FRAME_INCHES = 0.3, 8.0, 1.1
 
 def main() -> None:
     """Write the tables of every data set that has results into the page, and draw its figure."""
-    page = PAGE.read_text()
     for path in sorted((HERE / "results").glob("*.json")):
         entries = _in_order(read_json(path))
-        begin, end = (f"<!-- {path.stem}: {which} -->" for which in ("begin", "end"))
-        body = "\n\n".join(_tables(path.stem, entries))
-        page, found = re.subn(f"(?s){begin}.*?{end}", lambda _, new=f"{begin}\n{body}\n{end}": new, page)
-        if found != 1:
-            raise SystemExit(f"{PAGE.name}: expected {begin} and {end} once, received {found} pairs; put them in place")
+        replace_between(path.stem, "\n\n".join(_tables(path.stem, entries)))
         draw_file(IMAGES / f"results-{path.stem}.png", _size(entries), lambda figure, shown=entries: _paint(figure, shown))
+
+
+def replace_between(marker: str, body: str) -> None:
+    """Write the body into the page between the two comments of this name."""
+    begin, end = (f"<!-- {marker}: {which} -->" for which in ("begin", "end"))
+    page, found = re.subn(f"(?s){begin}.*?{end}", lambda _: f"{begin}\n{body}\n{end}", PAGE.read_text())
+    if found != 1:
+        raise SystemExit(f"{PAGE.name}: expected {begin} and {end} once, received {found} pairs; put them in place")
     write_text(PAGE, page)
 
 
@@ -53,7 +56,8 @@ def _in_order(entries: dict[str, Record]) -> dict[str, Record]:
 
 def _models(entries: dict[str, Record]) -> dict[str, str]:
     """What is shown, and under which name: a network that stands in for another goes by its own."""
-    there = {name: row["display_name"] for entry in entries.values() for name, row in entry["rows"].items()}
+    # The base last: a network that was cut goes by another name.
+    there = {name: row["display_name"] for entry in reversed(entries.values()) for name, row in entry["rows"].items()}
     return {name: TITLES.get(name, there[name]) for name in (*FIVE_ARCHITECTURES, ENSEMBLE) if name in there}
 
 
