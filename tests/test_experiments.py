@@ -14,12 +14,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from conftest import TINY_RESNET
-from leukolens.artifacts import Splits, read_json
-from leukolens.settings import CrossvalSettings
+from conftest import TINY_EFFICIENTNET, TINY_RESNET
+from leukolens.artifacts import Predictions, Splits, read_json
+from leukolens.crossvalidation import cross_validate, folder_name
+from leukolens.settings import CompareSettings, CrossvalSettings
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
+TINY = (TINY_RESNET, TINY_EFFICIENTNET)
 RECIPE = "folds: 3\nrepeats: 2\ntrain:\n  weights: none\n  input_px: 32\n  head_epochs: 5\n"
 
 
@@ -104,6 +106,13 @@ def learning_cells(curve: ModuleType, count: int = 60) -> Any:
     return curve.Cells(pd.Index([f"{place}.bmp" for place in range(count)]), is_positive, group, kinds)
 
 
+@pytest.fixture
+def among_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a script is started: those beside it are found by their names."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+
+
+@pytest.mark.usefixtures("among_scripts")
 def test_curve_over_subjects_learns_from_the_asked_share_and_never_from_the_tested_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -126,3 +135,49 @@ def test_curve_over_subjects_learns_from_the_asked_share_and_never_from_the_test
     monkeypatch.setattr(curve, "_scores", watched)
     assert curve._by_subject("told", cells, splits, 0.5, np.random.default_rng(0)) == (1.0, 8.0)
     assert [(len(train), len(test), train & test) for train, test in learned] == [(8, 4, set())] * 5
+
+
+def first_test_scores(predictions: Predictions) -> pd.Series:
+    """Log odds of the first repeat's test rows, by fold and image."""
+    table = predictions.table[(predictions.table["repeat"] == 0) & (predictions.table["side"] == "test")]
+    table = table.set_index(["fold", "image"]).sort_index()
+    return np.log(table["score_ALL"] / table["score_HEM"])
+
+
+@pytest.mark.usefixtures("among_scripts")
+def test_mixture_is_the_mean_of_its_recipes_networks_and_stands_beside_the_shortcut(
+    cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixtures = loaded(EXPERIMENTS / "mixtures.py")
+    settings = CrossvalSettings.model_validate(yaml.safe_load(RECIPE)).model_copy(update={"architectures": TINY})
+    work = tmp_path / "work" / "cells"
+    for recipe in ("one", "other"):
+        train = settings.train.model_copy(update={"seed": 7, "head_epochs": 5 if recipe == "one" else 40})
+        cross_validate(cohort.manifest, work / recipe, settings.model_copy(update={"train": train}), cohort.cache)
+    names = tuple(folder_name(each) for each in TINY)
+    logits = [first_test_scores(Predictions.load(work / recipe / name)) for recipe in ("one", "other") for name in names]
+    changes = {"HERE": tmp_path, "STAGES": "one", "MIXTURES": (("one",), ("one", "other")), "REPEATS": 2,
+               "FIVE_ARCHITECTURES": names}  # fmt: skip
+    for each, value in changes.items():
+        monkeypatch.setattr(mixtures, each, value)
+    made = first_test_scores(mixtures._mixture(work, ("one", "other"), settings))
+    # Each fold's mean is calibrated by one temperature.
+    ratio = made / (sum(logits) / len(logits))
+    assert ratio.groupby(level="fold").agg(lambda each: each.max() - each.min()).max() < 1e-3
+    assert (ratio > 0).all()
+    shown: list[tuple[str, str]] = []
+    monkeypatch.setattr(mixtures, "replace_between", lambda *given: shown.append(given))
+    monkeypatch.setattr(sys, "argv", ["mixtures.py", "cells", "--images", str(cohort.cells), "--work", str(tmp_path / "work")])
+    mixtures.main()
+    rows = read_json(tmp_path / "results" / "mixtures" / "cells.json")["rows"]
+    assert list(rows) == ["area_colour", "one", "one and other", "these and area + colour"]
+    assert all("against_area_colour" in row for each, row in rows.items() if each != "area_colour")
+    (name_of_marker, table), = shown
+    assert name_of_marker == "mixtures"
+    assert len(table.splitlines()) == 6
+
+
+def test_recipe_for_few_subjects_serves_crossval_and_compare_and_is_that_of_the_experiment() -> None:
+    given = yaml.safe_load((EXPERIMENTS.parent / "configs" / "few-subjects.yaml").read_text())
+    tried = CrossvalSettings.model_validate(yaml.safe_load((EXPERIMENTS / "c-nmc-sample" / "stages-1-2.yaml").read_text()))
+    assert CrossvalSettings.model_validate(given).train == tried.train == CompareSettings.model_validate(given).train
