@@ -24,7 +24,18 @@ from typing import Any
 
 import yaml
 
-from leukolens.artifacts import CROSSVAL_FILE, TEST, Manifest, Predictions, Record, Splits, read_json, write_json, write_text
+from leukolens.artifacts import (
+    CROSSVAL_FILE,
+    TEST,
+    TTA_SUFFIX,
+    Manifest,
+    Predictions,
+    Record,
+    Splits,
+    read_json,
+    write_json,
+    write_text,
+)
 from leukolens.crossvalidation import cross_validate
 from leukolens.data.manifest import index
 from leukolens.evaluation.baselines import AREA, AREA_COLOUR, Protocol, shortcut_baseline
@@ -96,14 +107,15 @@ def _entry(
     label = next(iter(networks.values())).record["split_label"]
     protocol = Protocol(manifest, splits, label, settings.train.decision)
     models = dict(networks)
-    plain = {name: each for name, each in networks.items() if not each.record["tta"]}
-    if len(plain) > 1:
-        models[ENSEMBLE] = ensemble(plain, settings.train.decision)
+    for suffix in ("", TTA_SUFFIX):
+        alike = {name: each for name, each in networks.items() if name.endswith(TTA_SUFFIX) == bool(suffix)}
+        if len(alike) > 1:
+            models[ENSEMBLE + suffix] = ensemble(alike, settings.train.decision)
     shortcuts = {name: shortcut_baseline(name, protocol) for name in SHORTCUTS}
     rows = {name: _row(each, settings) for name, each in {**models, **shortcuts}.items()}
-    for name, each in plain.items():
-        if name in base:
-            rows[name]["against_base"] = _difference(each, base[name], settings)
+    for name, each in networks.items():
+        if (plain := name.removesuffix(TTA_SUFFIX)) in base:
+            rows[name]["against_base"] = _difference(each, base[plain], settings)
         rows[name]["against_area_colour"] = _difference(each, shortcuts[AREA_COLOUR], settings)
     return {
         "protocol": label,
