@@ -70,7 +70,8 @@ def _tables(data: str, entries: dict[str, Record]) -> list[str]:
         f"![One row per recipe, one mark per network](images/results-{data}.png)",
         f"{first['images']:,} images, {first['protocol']}. Without a network, AUROC: {shortcuts}.",
         _table(names, "AUROC, the mean over seeds [95 % interval]", entries, lambda row: _figure(row, "auroc")),
-        _table(names, "Difference to base in AUROC, on the same images and folds", entries, _against_base),
+        _table(names, "Difference to base in AUROC, on the same images and folds", entries, _against("against_base")),
+        _table(names, "Difference to area + colour in AUROC", entries, _against("against_area_colour")),
         _table(names, "Balanced accuracy ± standard deviation over seeds", entries, _balanced_accuracy),
     ]
     if has_four:
@@ -106,12 +107,21 @@ def _folder(entry: Record) -> str:
 
 def _figure(row: Record, name: str) -> str:
     figure = row.get(name)
-    return NOTHING if figure is None else f"{figure['value']:.3f}{_bracketed(figure['interval'])}"
+    return NOTHING if figure is None else f"{figure['value']:.3f}{_bracketed(figure['interval'])}{_members(row)}"
 
 
-def _against_base(row: Record) -> str:
-    found = row.get("against_base")
-    return NOTHING if found is None else f"{found['value']:+.3f}{_bracketed(found['interval'])}"
+def _members(row: Record) -> str:
+    """Of how many networks an ensemble is, where not of all five."""
+    found = re.fullmatch(r"Ensemble of (\d+) networks", row["display_name"])
+    return f" (of {found[1]})" if found and int(found[1]) != len(FIVE_ARCHITECTURES) else ""
+
+
+def _against(what: str) -> Callable[[Record], str]:
+    def cell(row: Record) -> str:
+        found = row.get(what)
+        return NOTHING if found is None else f"{found['value']:+.3f}{_bracketed(found['interval'])}"
+
+    return cell
 
 
 def _balanced_accuracy(row: Record) -> str:
