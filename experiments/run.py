@@ -154,7 +154,9 @@ def _difference(new: Predictions, old: Predictions, settings: CrossvalSettings) 
 
 def _as_network(predictions: Predictions, name: str, repeats: int) -> Predictions:
     table = predictions.table[predictions.table["repeat"] < repeats]
-    return Predictions(table, {**predictions.record, "kind": "network", "architecture": name, "display_name": name})
+    # Augmented scores are compared as what they are here: another recipe.
+    said = {"kind": "network", "architecture": name, "display_name": name, "tta": False}
+    return Predictions(table, {**predictions.record, **said})
 
 
 def _write_down(data: str, path: Path, entry: Record) -> None:

@@ -167,9 +167,9 @@ class TrainSettings(Settings):
     pooling: Pooling = "mean"
     """How the last feature map becomes features: its mean, its maximum and mean side by side (twice as many features), or
     its generalised mean of power 3."""
-    feature_stages: tuple[Positive, ...] = ()
+    feature_stages: tuple[Positive, ...] | Literal["all"] = ()
     """Stages whose maps are pooled, side by side, into the features, counted from 1 at the image and rising; the network is
-    cut after the last of them. Empty: its own end. On few subjects [1, 2] told more than the end (docs/results.md)."""
+    cut after the last of them. Empty: its own end. docs/results.md has what was seen with which."""
     head_solver: Literal["adamw", "lbfgs"] = "adamw"
     """How the head is fitted on frozen features: by `head_epochs` full steps of AdamW with dropout, or as logistic
     regression to its optimum, the L2 penalty chosen on validation."""
@@ -222,8 +222,8 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSettings:
-        if list(self.feature_stages) != sorted(set(self.feature_stages)):
-            raise ValueError("feature_stages must rise, each named once: [1, 2]")
+        if self.feature_stages != "all" and list(self.feature_stages) != sorted(set(self.feature_stages)):
+            raise ValueError("feature_stages must be all, or rise, each named once: [1, 2]")
         if self.head_penalty is not None and self.head_solver != "lbfgs":
             raise ValueError("head_penalty needs head_solver lbfgs: AdamW's head has none")
         if self.swa_epochs == 1:
@@ -231,6 +231,13 @@ class TrainSettings(Settings):
         if self.swa_epochs and self.ema_decay:
             raise ValueError("ema_decay and swa_epochs exclude each other: one average is kept")
         return self
+
+    @property
+    def stages_named(self) -> str:
+        """The feature stages in words, "all stages" or "stages 1+2"; empty for the network's own end."""
+        if self.feature_stages == "all":
+            return "all stages"
+        return f"stages {'+'.join(map(str, self.feature_stages))}" if self.feature_stages else ""
 
     @property
     def augmentation_of_input(self) -> AugmentationSettings:

@@ -104,7 +104,7 @@ def _feature_baseline(study: Study, record: Record, train: TrainSettings, key: s
         features = frozen_feature_table(study.protocol.manifest, architecture, settings, study.cache_dir, images)
         return feature_baseline(features, architecture, name, study.protocol)
 
-    made_of = [key, architecture, train.input_px, train.pooling, train.input.model_dump(), *train.feature_stages]
+    made_of = [key, architecture, train.input_px, train.pooling, train.input.model_dump(), *filter(None, [train.stages_named])]
     return folder.name, _once(folder, hash_json(made_of), make)
 
 

@@ -158,21 +158,29 @@ def test_last_stage_is_the_networks_own_end(name: str) -> None:
 def test_row_as_wished_says_that_it_is_another_network() -> None:
     row = ARCHITECTURES["resnet50"].as_wished(TrainSettings(feature_stages=(1, 2), pooling="gem"))
     assert (row.display_name, row.cam_layer, row.pooling) == ("ResNet-50 (stages 1+2)", "layer1", "gem")
+    assert not row.cpu_bf16_inference_pays
+    assert ARCHITECTURES["resnet50"].as_wished(TrainSettings(feature_stages=(3, 5))).cpu_bf16_inference_pays
     assert ARCHITECTURES["resnet50"].as_wished(TrainSettings()) == ARCHITECTURES["resnet50"]
+    every = ARCHITECTURES["alexnet"].as_wished(TrainSettings(feature_stages="all"))
+    assert (every.display_name, every.feature_stages) == ("AlexNet (all stages)", (1, 2, 3, 4))
 
 
 @pytest.mark.parametrize(
-    ("name", "stage", "known"),
-    [("alexnet", 5, "stages 1 to 4"), ("timm:test_resnet", 1, "none, since nobody has named its stages")],
+    ("name", "stages", "known", "said"),
+    [
+        ("alexnet", (1, 5), "stages 1 to 4", "stages 1+5"),
+        ("timm:test_resnet", (1,), "none, since nobody has named its stages", "stages 1"),
+        ("timm:test_resnet", "all", "none, since nobody has named its stages", "all stages"),
+    ],
 )
-def test_stage_that_is_not_there_is_refused(name: str, stage: int, known: str) -> None:
+def test_stage_that_is_not_there_is_refused(name: str, stages: Any, known: str, said: str) -> None:
     row = find_architecture(name)
     with pytest.raises(SettingsError) as caught:
-        row.as_wished(TrainSettings(feature_stages=(stage,)))
+        row.as_wished(TrainSettings(feature_stages=stages))
     assert str(caught.value) == (
-        f"{row.display_name} has no stage {stage} to take features from.\n"
+        f"{row.display_name} has no such stages to take features from.\n"
         f"  expected: {known}\n"
-        f"  received: feature_stages [{stage}]\n"
+        f"  received: feature_stages: {said}\n"
         "  remedy:   correct feature_stages or leave it out, which takes the features from the network's end"
     )
 

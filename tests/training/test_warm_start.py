@@ -87,7 +87,7 @@ def test_run_of_another_architecture_or_pooling_is_refused(
     for changes, wanted in (
         ({"architecture": "timm:test_resnet"}, "a run of timm:test_resnet with pooling mean"),
         ({"pooling": "gem"}, f"a run of {TINY_EFFICIENTNET} with pooling gem"),
-        ({"feature_stages": (1, 2)}, f"a run of {TINY_EFFICIENTNET} with pooling mean of stages [1, 2]"),
+        ({"feature_stages": (1, 2)}, f"a run of {TINY_EFFICIENTNET} with pooling mean of stages 1+2"),
     ):
         with pytest.raises(RunError) as caught:
             train(manifest, splits, tmp_path / "run", settings.model_copy(update=changes), cache)

@@ -56,15 +56,17 @@ class Architecture:
         wished = replace(self, pooling=settings.pooling)
         if not settings.feature_stages:
             return wished
-        _check_there(self, settings.feature_stages)
+        numbers = _numbers_of_stages(self, settings)
         return replace(
             wished,
             # It is another network, which a reader of any table must see.
-            display_name=f"{self.display_name} (stages {'+'.join(map(str, settings.feature_stages))})",
-            feature_stages=settings.feature_stages,
+            display_name=f"{self.display_name} ({settings.stages_named})",
+            feature_stages=numbers,
             # What a stage gives is rectified before it is pooled: some rows' stages end before their ReLU.
             final_relu=True,
-            cam_layer=self.stages[settings.feature_stages[-1] - 1][-1],
+            cam_layer=self.stages[numbers[-1] - 1][-1],
+            # Means of early maps differ little from cell to cell: in bfloat16 18 of 132 decisions of ResNet-50 changed.
+            cpu_bf16_inference_pays=self.cpu_bf16_inference_pays and numbers[-1] == len(self.stages),
         )
 
 
@@ -213,15 +215,17 @@ def check_stages(architecture: Architecture, settings: TrainSettings) -> None:
         )
 
 
-def _check_there(architecture: Architecture, feature_stages: tuple[int, ...]) -> None:
-    if feature_stages[-1] > len(architecture.stages):
-        known = f"stages 1 to {len(architecture.stages)}" if architecture.stages else "none, since nobody has named its stages"
+def _numbers_of_stages(architecture: Architecture, settings: TrainSettings) -> tuple[int, ...]:
+    there = range(1, len(architecture.stages) + 1)
+    numbers = tuple(there) if settings.feature_stages == "all" else settings.feature_stages
+    if not numbers or numbers[-1] not in there:
         raise SettingsError(
-            f"{architecture.display_name} has no stage {feature_stages[-1]} to take features from.",
-            expected=known,
-            received=f"feature_stages {list(feature_stages)}",
+            f"{architecture.display_name} has no such stages to take features from.",
+            expected=f"stages 1 to {len(there)}" if there else "none, since nobody has named its stages",
+            received=f"feature_stages: {settings.stages_named}",
             remedy="correct feature_stages or leave it out, which takes the features from the network's end",
         )
+    return numbers
 
 
 def _timm_knows(builder: str) -> bool:

@@ -89,8 +89,7 @@ def _check_fits(run: Run, settings: TrainSettings) -> None:
 
 
 def _features_of(settings: TrainSettings) -> str:
-    stages = f" of stages {list(settings.feature_stages)}" if settings.feature_stages else ""
-    return f"with pooling {settings.pooling}{stages}"
+    return f"with pooling {settings.pooling}" + (f" of {settings.stages_named}" if settings.feature_stages else "")
 
 
 def _learned(run: Run) -> str:
