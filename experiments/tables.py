@@ -67,7 +67,7 @@ def _tables(data: str, entries: dict[str, Record]) -> list[str]:
     shortcuts = ", ".join(f"{TITLES[name]} {_figure(first['rows'][name], 'auroc')}" for name in (AREA, AREA_COLOUR))
     has_four = any("auroc_macro_ovr" in row for row in first["rows"].values())
     tables = [
-        f"![One row per recipe, one mark per network](images/results-{data}.png)",
+        f"![One row per recipe, one mark per network, hollow where views were averaged](images/results-{data}.png)",
         f"{first['images']:,} images, {first['protocol']}. Without a network, AUROC: {shortcuts}.",
         _table(names, "AUROC, the mean over seeds [95 % interval]", entries, lambda row: _figure(row, "auroc")),
         _table(names, "Difference to base in AUROC, on the same images and folds", entries, _against("against_base")),
@@ -148,18 +148,26 @@ def _size(entries: dict[str, Record]) -> tuple[float, float]:
 
 
 def _paint(figure: Figure, entries: dict[str, Record]) -> None:
-    """AUROC of every network under every recipe; the shortcut as a line."""
+    """Every network under every recipe, hollow where its views were averaged: AUROC, or accuracy where classes are many."""
+    is_many = any("auroc_macro_ovr" in row for row in entries[BASE]["rows"].values())
+    what, label = ("accuracy", "Accuracy, all classes") if is_many else ("auroc", "AUROC")
     axes = figure.subplots()
     for place, (name, title) in enumerate(_models(entries).items()):
-        rows = [entry["rows"].get(name) for entry in entries.values()]
-        found = [(row["auroc"]["value"], at) for at, row in enumerate(rows) if row]
-        look = {"color": NETWORK_COLOURS[place], "label": title, "alpha": 0.85}
-        axes.plot(*zip(*found, strict=True), CLASS_MARKERS[place], **look)
-    shortcut = entries[BASE]["rows"][AREA_COLOUR]["auroc"]["value"]
-    axes.axvline(shortcut, color=GREY, linestyle="--", label="Area + colour, no network")
+        look = {"color": NETWORK_COLOURS[place], "alpha": 0.85}
+        for suffix, fill in (("", {"label": title}), (TTA_SUFFIX, {"markerfacecolor": "none"})):
+            rows = [entry["rows"].get(name + suffix) for entry in entries.values()]
+            found = [(row[what]["value"], at) for at, row in enumerate(rows) if row]
+            if found:
+                axes.plot(*zip(*found, strict=True), CLASS_MARKERS[place], **look, **fill)
+    shortcut = entries[BASE]["rows"][AREA_COLOUR][what]["value"]
+    if is_many:
+        # So far to the left that all networks would lie in one heap.
+        axes.set_xlabel(f"{label} (area + colour without a network: {shortcut:.2f})")
+    else:
+        axes.axvline(shortcut, color=GREY, linestyle="--", label="Area + colour, no network")
+        axes.set_xlabel(label)
     axes.set_yticks(range(len(entries)), list(entries))
     axes.invert_yaxis()
-    axes.set_xlabel("AUROC")
     axes.grid(axis="y", color=GREY, alpha=0.25)
     figure.legend(loc="outside upper center", ncols=4)
 
