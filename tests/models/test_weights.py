@@ -101,7 +101,7 @@ def test_half_precision_weights_become_single(tmp_path: Path, state: dict[str, t
 def test_stand_in_of_a_folder_is_used_and_noted(tmp_path: Path) -> None:
     write_weights(tmp_path, "tf_efficientnet_lite0", timm.create_model("tf_efficientnet_lite0").state_dict())
     found = find_weights(find_architecture("efficientnet_b0"), from_folder(tmp_path))
-    assert found.architecture is ARCHITECTURES["tf_efficientnet_lite0"]
+    assert found.architecture == ARCHITECTURES["tf_efficientnet_lite0"]
     assert found.note == "stands in for EfficientNet-B0"
     assert build_classifier(found, Preprocessing((48, 48), 32, found.mean, found.std), 2, 0.2, 0).backbone.width == 1280
 
