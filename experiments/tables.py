@@ -92,9 +92,16 @@ def _table(names: dict[str, str], title: str, entries: dict[str, Record], cell: 
 
 
 def _costs(entries: dict[str, Record]) -> str:
-    said = "; ".join(f"{recipe} {entry['seconds']:.0f} s, {len(_networks(entry))} networks, {entry['settings']['repeats']} "
-                     f"seed{'s' if entry['settings']['repeats'] > 1 else ''}" for recipe, entry in entries.items())  # fmt: skip
+    said = "; ".join(
+        f"{recipe} {entry['seconds']:.0f} s, {_count(len(_networks(entry)), 'network')}, "
+        f"{_count(entry['settings']['repeats'], 'seed')}"
+        for recipe, entry in entries.items()
+    )
     return f"What it took, with what was cached before: {said}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _networks(entry: Record) -> list[str]:
