@@ -16,7 +16,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from run import HERE, _bracketed, _difference, _row, _with_interval
+from run import HERE, bracketed, difference_of, row_of, with_interval
 from tables import replace_between
 
 from leukolens.artifacts import Predictions, Record, Splits, write_json
@@ -43,9 +43,9 @@ def main() -> None:
     found = {" and ".join(recipes): _mixture(work, recipes, settings) for recipes in MIXTURES}
     halves = {"networks": found[" and ".join(MIXTURES[-1])], AREA_COLOUR: shortcut}
     found["these and area + colour"] = ensemble(halves, settings.train.decision)
-    rows = {AREA_COLOUR: _row(shortcut, settings)}
+    rows = {AREA_COLOUR: row_of(shortcut, settings)}
     for name, each in found.items():
-        rows[name] = {**_row(each, settings), "against_area_colour": _difference(each, shortcut, settings)}
+        rows[name] = {**row_of(each, settings), "against_area_colour": difference_of(each, shortcut, settings)}
         sys.stdout.write(f"{name}: {_line(rows[name])}\n")
     record: Record = {"data": wished.data, "repeats": REPEATS, "rows": rows}
     write_json(HERE / "results" / "mixtures" / f"{wished.data}.json", record)
@@ -68,8 +68,8 @@ def _mixture(work: Path, recipes: tuple[str, ...], settings: CrossvalSettings) -
 
 def _line(row: Record) -> str:
     against = row["against_area_colour"]
-    said = f"against area + colour {against['value']:+.3f}{_bracketed(against['interval'])}"
-    return f"auroc {_with_interval(row['auroc'])}, balanced accuracy {_with_interval(row['balanced_accuracy'])}, {said}"
+    said = f"against area + colour {against['value']:+.3f}{bracketed(against['interval'])}"
+    return f"auroc {with_interval(row['auroc'])}, balanced accuracy {with_interval(row['balanced_accuracy'])}, {said}"
 
 
 def render(record: Record) -> None:
@@ -78,10 +78,10 @@ def render(record: Record) -> None:
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, row in record["rows"].items():
         against = row.get("against_area_colour")
-        said = "–" if against is None else f"{against['value']:+.3f}{_bracketed(against['interval'])}"
+        said = "–" if against is None else f"{against['value']:+.3f}{bracketed(against['interval'])}"
         pooled, within, balanced = (row[figure] for figure in ("auroc", "auroc_within_folds", "balanced_accuracy"))
         title = "*area + colour, no network*" if name == AREA_COLOUR else name
-        lines.append(f"| {title} | {_with_interval(pooled)} | {within['value']:.3f} | {_with_interval(balanced)} | {said} |")
+        lines.append(f"| {title} | {with_interval(pooled)} | {within['value']:.3f} | {with_interval(balanced)} | {said} |")
     replace_between("mixtures", "\n".join(lines))
 
 

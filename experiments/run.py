@@ -112,11 +112,11 @@ def _entry(
         if len(alike) > 1:
             models[ENSEMBLE + suffix] = ensemble(alike, settings.train.decision)
     shortcuts = {name: shortcut_baseline(name, protocol) for name in SHORTCUTS}
-    rows = {name: _row(each, settings) for name, each in {**models, **shortcuts}.items()}
+    rows = {name: row_of(each, settings) for name, each in {**models, **shortcuts}.items()}
     for name, each in networks.items():
         if (plain := name.removesuffix(TTA_SUFFIX)) in base:
-            rows[name]["against_base"] = _difference(each, base[plain], settings)
-        rows[name]["against_area_colour"] = _difference(each, shortcuts[AREA_COLOUR], settings)
+            rows[name]["against_base"] = difference_of(each, base[plain], settings)
+        rows[name]["against_area_colour"] = difference_of(each, shortcuts[AREA_COLOUR], settings)
     return {
         "protocol": label,
         "images": rows[AREA]["images"],
@@ -129,7 +129,8 @@ def _entry(
     }
 
 
-def _row(predictions: Predictions, settings: CrossvalSettings) -> Record:
+def row_of(predictions: Predictions, settings: CrossvalSettings) -> Record:
+    """Figures on the test images, each with its interval and its spread over seeds; null where there is none."""
     side = evaluate(predictions, settings=settings.evaluate)["sides"][TEST]
     intervals, spread = side["intervals"]["intervals"] or {}, (side.get("repeats") or {}).get("spread") or {}
     figures = {
@@ -141,7 +142,7 @@ def _row(predictions: Predictions, settings: CrossvalSettings) -> Record:
     return {"display_name": predictions.record["display_name"], "images": side["images"], **figures}
 
 
-def _difference(new: Predictions, old: Predictions, settings: CrossvalSettings) -> Record:
+def difference_of(new: Predictions, old: Predictions, settings: CrossvalSettings) -> Record:
     """New minus old in the figure of merit, on the same images; its interval is null where none can be given."""
     repeats = settings.repeats
     models = {name: _as_network(each, name, repeats) for name, each in {"new": new, "old": old}.items()}
@@ -189,18 +190,20 @@ def _lines(entry: Record) -> list[str]:
 
 
 def _said(row: Record) -> str:
-    said = [f"{name} {_with_interval(row[name])}" for name in ("auroc", "balanced_accuracy", "accuracy") if name in row]
+    said = [f"{name} {with_interval(row[name])}" for name in ("auroc", "balanced_accuracy", "accuracy") if name in row]
     if "against_base" in row:
-        said.append(f"against base {row['against_base']['value']:+.3f}{_bracketed(row['against_base']['interval'])}")
+        said.append(f"against base {row['against_base']['value']:+.3f}{bracketed(row['against_base']['interval'])}")
     return ", ".join(said)
 
 
-def _with_interval(figure: Record) -> str:
+def with_interval(figure: Record) -> str:
+    """A figure in words: value, interval, spread over seeds."""
     spread = figure["spread_over_seeds"]
-    return f"{figure['value']:.3f}{_bracketed(figure['interval'])}" + (f" ±{spread:.3f}" if spread is not None else "")
+    return f"{figure['value']:.3f}{bracketed(figure['interval'])}" + (f" ±{spread:.3f}" if spread is not None else "")
 
 
-def _bracketed(interval: list[float] | None) -> str:
+def bracketed(interval: list[float] | None) -> str:
+    """An interval in words; nothing where there is none."""
     return "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
