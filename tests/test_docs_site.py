@@ -196,19 +196,17 @@ def test_python_page_lists_what_is_exported() -> None:
     assert len(listed) == len(set(listed))
 
 
-def search(page: Any, word: str) -> None:
-    """Open the search by its key and ask until it answers: neither is heard before the page's script has run."""
-    box, answer = page.get_by_role("combobox", name="Search"), page.get_by_text(re.compile(r"^\s*\d+ results\s*$"))
-    for wait in range(300):
-        if answer.is_visible():
-            return
-        if wait % 20 == 0 and not box.is_visible():
-            page.keyboard.press("Control+k")
-        elif wait % 20 == 10 and box.is_visible():
-            box.fill("")
-            box.press_sequentially(word)
+def answers(page: Any, address: str) -> bool:
+    """Whether the search of a page, opened by its key, says how many results it has within 15 seconds."""
+    page.goto(address)
+    page.keyboard.press("Control+k")
+    page.keyboard.type("abstain")
+    found = page.get_by_text(re.compile(r"^\s*\d+ results\s*$"))
+    for _ in range(150):
+        if found.is_visible():
+            return True
         page.wait_for_timeout(100)
-    raise AssertionError(f"the search gives no number of results for {word}")
+    return False
 
 
 def test_site_reads_from_a_folder_without_a_network(site: Path) -> None:
@@ -218,7 +216,7 @@ def test_site_reads_from_a_folder_without_a_network(site: Path) -> None:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         for name in ("index.html", "how-to/split.html", "results.html", "api.html"):
-            page.goto(f"file://{site / name}")
-            search(page, "abstain")
+            # On a busy machine the key may be pressed before the page's script hears it.
+            assert any(answers(page, f"file://{site / name}") for _ in range(4)), name
             assert page.evaluate("document.documentElement.scrollWidth") <= 375, name
         assert [url for url in asked if not url.startswith(("file:", "data:", "blob:", "about:"))] == []

@@ -1,22 +1,8 @@
 // Browsers start no worker from a file. Where the site is read from a folder, its search runs in a hidden frame instead.
 if (location.protocol === "file:") {
-  // Gives messages in their order, and none before the other side listens: on a slow machine that takes a while.
-  const channel = (listener) => {
-    const waiting = [];
-    const deliver = () => {
-      const there = listener();
-      if (there?.onmessage) waiting.splice(0).forEach((data) => there.onmessage({ data }));
-      else if (waiting.length) setTimeout(deliver, 20);
-    };
-    return (data) => {
-      waiting.push(data);
-      setTimeout(deliver);
-    };
-  };
-
   window.Worker = class {
     constructor(url) {
-      this.postMessage = channel(() => this.inside);
+      this.waiting = [];
       this.frame = document.createElement("iframe");
       this.frame.hidden = true;
       this.frame.srcdoc = "<!doctype html><title>search</title>";
@@ -26,12 +12,20 @@ if (location.protocol === "file:") {
 
     start(url) {
       const inside = this.frame.contentWindow;
-      inside.postMessage = channel(() => this);
+      inside.postMessage = (data) => setTimeout(() => this.onmessage?.({ data }));
       const script = inside.document.createElement("script");
       script.src = url;
       script.addEventListener("error", (event) => this.onerror?.(event));
-      script.addEventListener("load", () => (this.inside = inside));
+      script.addEventListener("load", () => {
+        this.inside = inside;
+        this.waiting.splice(0).forEach((data) => this.postMessage(data));
+      });
       inside.document.body.append(script);
+    }
+
+    postMessage(data) {
+      if (!this.inside) this.waiting.push(data);
+      else setTimeout(() => this.inside.onmessage?.({ data }));
     }
 
     terminate() {
