@@ -25,7 +25,7 @@ from leukolens.decision.rule import fit_decision
 from leukolens.decision.validation import ValidationScores
 from leukolens.errors import LeakError, RunError, SettingsError, SplitError
 from leukolens.models.architectures import ARCHITECTURES, find_architecture
-from leukolens.models.classifier import build_classifier
+from leukolens.models.classifier import Classifier, build_classifier
 from leukolens.models.weights import find_weights
 from leukolens.prediction.predict import predict
 from leukolens.settings import DecisionSettings, SplitSettings, TrainSettings
@@ -596,6 +596,16 @@ def test_unknown_stages_are_refused_before_anything_is_trained(cohort: Any, tiny
     assert not (tmp_path / "run").exists()
 
 
+def assert_predicts_by(run: Run, classifier: Classifier, cohort: Any, out: Path) -> None:
+    """What `predict` scores is what this network answers, layer by layer, to the same pixels."""
+    scored = predict(run, cohort.manifest, cohort.splits, out, cohort.cache)
+    pixels = cache_pixels(cohort.manifest, cohort.cache, run.preprocessing)
+    levels = to_levels(pixels.pixels[pixels.rows_of(list(scored.table["image"]))], "cpu")
+    with torch.inference_mode():
+        logits = classifier(levels).double() / run.decision_record["temperature"]
+    np.testing.assert_allclose(scored.table["score_ALL"], torch.softmax(logits, dim=1)[:, 1], atol=1e-3)
+
+
 @pytest.mark.parametrize("pooling", ["max_mean", "gem"])
 def test_pooling_is_that_of_the_run_wherever_it_is_asked(
     cohort: Any, tiny: TrainSettings, head_run: Run, tmp_path: Path, pooling: str
@@ -604,12 +614,7 @@ def test_pooling_is_that_of_the_run_wherever_it_is_asked(
     run = train(cohort.manifest, cohort.splits, tmp_path / "run", settings, cohort.cache)
     classifier = run.classifier()
     assert classifier.head.in_features == {"max_mean": 192, "gem": 96}[pooling]
-    scored = predict(run, cohort.manifest, cohort.splits, tmp_path / "scores", cohort.cache)
-    pixels = cache_pixels(cohort.manifest, cohort.cache, run.preprocessing)
-    levels = to_levels(pixels.pixels[pixels.rows_of(list(scored.table["image"]))], "cpu")
-    with torch.inference_mode():
-        logits = classifier(levels).double() / run.decision_record["temperature"]
-    np.testing.assert_allclose(scored.table["score_ALL"], torch.softmax(logits, dim=1)[:, 1], atol=1e-3)
+    assert_predicts_by(run, classifier, cohort, tmp_path / "scores")
 
 
 @pytest.mark.parametrize("epochs", [0, 2])
@@ -622,12 +627,7 @@ def test_network_cut_after_a_stage_is_that_wherever_it_is_asked(
     assert run.record["display_name"] == "AlexNet (stages 1+2)"
     again = Run.load(run.folder).classifier()
     assert again.head.in_features == 64 + 192
-    scored = predict(run, cohort.manifest, cohort.splits, tmp_path / "scores", cohort.cache)
-    pixels = cache_pixels(cohort.manifest, cohort.cache, run.preprocessing)
-    levels = to_levels(pixels.pixels[pixels.rows_of(list(scored.table["image"]))], "cpu")
-    with torch.inference_mode():
-        logits = again(levels).double() / run.decision_record["temperature"]
-    np.testing.assert_allclose(scored.table["score_ALL"], torch.softmax(logits, dim=1)[:, 1], atol=1e-3)
+    assert_predicts_by(run, again, cohort, tmp_path / "scores")
 
 
 @pytest.mark.parametrize("solver", ["adamw", "lbfgs"])
